@@ -1,0 +1,134 @@
+"""What every script shares before anything heavy is imported: folders from flags and environment, errors in one line,
+files that are whole or absent. Standard library only, so that `--help` answers at once.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+SAGEMAKER = Path("/opt/ml/input/data")
+SAMPLE = Path("sample")
+DRAWN_MARK = "drawn.json"  # prepare.py leaves it in the root of every sample set it draws
+
+
+class UserError(Exception):
+    """Something the person who typed the command can put right: shown as one line, exit status 2."""
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows every default, keeps the line breaks of descriptions and examples."""
+
+    def _get_help_string(self, action):
+        if action.default in (None, [], False) or "default" in (action.help or ""):
+            return action.help
+        return super()._get_help_string(action)
+
+
+def run(main, args) -> None:
+    """Call `main(args)` and end the process: 0, 2 with one line for a `UserError`, 130 for Ctrl-C."""
+    try:
+        status = main(args)
+    except UserError as error:
+        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        print(f"\n{Path(sys.argv[0]).name}: stopped by Ctrl-C", file=sys.stderr)
+        status = 130
+    except BrokenPipeError:  # the reader of our output (head, less) has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    sys.exit(status or 0)
+
+
+def data_folder(flag: str | None, channel: str) -> tuple[Path, str]:
+    """The folder of photos for `channel` ("train" or "eval") and where the choice came from.
+
+    A flag beats SM_CHANNEL_TRAIN / SM_CHANNEL_EVAL, which beat SageMaker's own folder, which beats the drawn sample.
+    """
+    variable = f"SM_CHANNEL_{channel.upper()}"
+    if flag:
+        return existing_folder(flag, "--data_dir"), "--data_dir"
+    if os.environ.get(variable):
+        return existing_folder(os.environ[variable], variable), variable
+    if (SAGEMAKER / channel).is_dir():
+        return SAGEMAKER / channel, "SageMaker's folder"
+    if (SAMPLE / channel).is_dir():
+        return SAMPLE / channel, f"the drawn sample, since {variable} is not set"
+    raise UserError(f"no photos to work on: set {variable} or --data_dir, or draw a sample set with "
+                    f"'python prepare.py sample {SAMPLE}'")
+
+
+def existing_folder(path: str | Path, source: str) -> Path:
+    """`path` as a Path; a UserError that names `source` if it is not a folder."""
+    path = Path(path).expanduser()
+    if path.is_dir():
+        return path
+    what = "is a file, not a folder" if path.exists() else "does not exist"
+    raise UserError(f"{source}: {path} {what}; give the folder that holds the photos")
+
+
+def folder(flag: str | None, *variables: str, default: str) -> Path:
+    """The first of the flag, the environment variables and the default, as a Path."""
+    return Path(flag or next(filter(None, map(os.environ.get, variables)), default)).expanduser()
+
+
+def is_drawn(path: Path) -> bool:
+    """Whether `path` lies in a sample set drawn by prepare.py (the mark is in the set's root)."""
+    return any((parent / DRAWN_MARK).is_file() for parent in [path, *list(path.resolve().parents)[:2]])
+
+
+def safe_name(name: str) -> str:
+    """`name` if it can be the name of one folder or file, else a UserError: nothing leaves the model folder by its name."""
+    parts = name.split("/")
+    if not name or len(name) > 200 or any(p in ("", ".", "..") or p.startswith("-") for p in parts) or "\\" in name or "\0" in name:
+        raise UserError(f"--name: {name[:80]!r} is not a name for a run; use letters, digits, '.', '_' and '-'")
+    return name
+
+
+@contextlib.contextmanager
+def atomic(path: Path):
+    """Yield a temporary path beside `path`; on leaving without an error it takes the final name, else it is removed.
+
+    The temporary file is flushed to disk before the rename, so a file under its final name is whole.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part" + path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(temporary)
+    try:
+        yield temporary
+        with temporary.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write `content` to `path`, atomically, readable by people."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict:
+    """The dictionary in `path`; a UserError if it is missing, broken or something else."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds a {type(content).__name__}, not the settings expected")
+    return content

@@ -1,0 +1,173 @@
+"""Answer photos with one or several trained runs and write the submission.
+
+    python inference.py --name swin                     one run (without --name: the latest)
+    python inference.py --name swin vit5 --tta flip     several runs, and all folds of a run, averaged
+
+Writes OUTPUT_DIR/NAME.csv (ImageID,ans), NAME.npz (probabilities) and NAME.json (what answered, with its validation score).
+"""
+
+import argparse
+from pathlib import Path
+
+from cli import HelpFormatter, UserError, data_folder, existing_folder, folder, is_drawn, read_json, run, safe_name
+
+
+def parse_args(arguments=None) -> argparse.Namespace:
+    p = argparse.ArgumentParser(
+        prog="inference.py", formatter_class=HelpFormatter, allow_abbrev=False,
+        description="Answer every photo of a folder and write a submission.",
+        epilog="examples:\n"
+        "  SM_CHANNEL_EVAL=/data/eval python inference.py --name swin --batch_size 64\n"
+        "  python inference.py --name swin5 vit5 --tta flip --data_dir /data/eval\n"
+        "  python inference.py --checkpoint best.safetensors --data_dir photos/",
+    )  # fmt: skip
+    g = p.add_argument_group("models")
+    g.add_argument("--name", nargs="+", metavar="NAME", help="runs to use; several, and the folds of one, are averaged (default: the latest)")
+    g.add_argument("--checkpoint", nargs="+", metavar="FILE", help="model files from anywhere, instead of --name")
+    g.add_argument("--model", help="check that the model file holds this architecture")
+    g.add_argument("--model_dir", metavar="DIR", help="where runs are (default: SM_CHANNEL_MODEL, SM_MODEL_DIR, else ./model)")
+    g = p.add_argument_group("photos")
+    g.add_argument("--data_dir", metavar="DIR", help="eval folder with info.csv, or any folder of images (default: SM_CHANNEL_EVAL)")
+    g.add_argument("--on_error", choices=("fail", "skip", "fallback"), default="fail",
+                   help="photos that cannot be read: stop before any work, leave them out, or answer them with the average of the others")
+    g = p.add_argument_group("answers")
+    g.add_argument("--output_dir", metavar="DIR", help="where submissions go (default: SM_OUTPUT_DATA_DIR, else ./output)")
+    g.add_argument("--output_name", metavar="NAME", help="name of the submission (default: the runs' names)")
+    g.add_argument("--tta", nargs="*", choices=("flip", "crops", "scales"), default=[], help="average over the mirror image, shifts, sizes")
+    g.add_argument("--offsets", choices=("yes", "no"), default="yes", help="add the class offsets tuned after training, where a model has them")
+    g = p.add_argument_group("machine")
+    g.add_argument("--batch_size", type=int, default=64, help="photos in a step")
+    g.add_argument("--accelerator", default="auto", choices=("auto", "cpu", "gpu", "cuda", "mps"))
+    g.add_argument("--precision", default="auto", choices=("auto", "bf16", "fp16", "fp32"))
+    g.add_argument("--workers", type=int, default=None, metavar="N", help="processes that read photos (default: by the number of cores)")
+    args = p.parse_args(arguments)
+    if args.batch_size < 1:
+        p.error("--batch_size: give a number above 0")
+    return args
+
+
+if __name__ == "__main__":  # before the heavy imports, so that --help answers at once
+    ARGS = parse_args()
+
+import logging
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import torch
+from lightning_fabric import Fabric
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+import dataset
+import machine
+from model import load_model, predict, read_description
+from submission import few, write_probabilities, write_sidecar, write_submission
+
+
+def model_files(args) -> tuple[str, list[Path], dict]:
+    """The name of the submission, the model files to average, and the validation score if there is one for all of them together."""
+    if args.checkpoint:
+        return Path(args.checkpoint[0]).stem, [Path(path) for path in args.checkpoint], {}
+    model_dir = folder(args.model_dir, "SM_CHANNEL_MODEL", "SM_MODEL_DIR", default="model")
+    names = args.name
+    if not names:
+        if not (model_dir / "latest.json").is_file():
+            raise UserError(f"{model_dir} holds no finished run; train one with 'sh train.sh', or give --name or --checkpoint")
+        names = [str(read_json(model_dir / "latest.json").get("run"))]
+        print(f"run: {names[0]}, the latest in {model_dir}")
+    files, scores = [], {}
+    for name in names:
+        path = model_dir / safe_name(name)
+        found = [path / "best.safetensors"] if (path / "best.safetensors").is_file() else sorted(path.glob("fold-*/best.safetensors"))
+        if not found:
+            there = sorted(p.parent.name for p in model_dir.glob("*/config.json"))
+            raise UserError(f"--name {name}: no model in {path}; " + (f"runs there: {', '.join(there)}" if there else "train one first"))
+        files += found
+        if len(names) == 1 and len(found) > 1:  # all folds: the out-of-fold score speaks for their average
+            scores = read_json(path / "config.json").get("scores", {})
+    return "+".join(name.replace("/", "-") for name in names), files, scores
+
+
+def check_pairing(descriptions, source: Path, chosen: str) -> None:
+    """A model of real photos never answers the drawn sample only because nothing else was named."""
+    if is_drawn(source) and not all(description["drawn"] for description in descriptions):
+        if chosen.startswith("the drawn sample"):
+            raise UserError("the model was trained on real photos, and the only photos at hand are the drawn sample; "
+                            "set SM_CHANNEL_EVAL or --data_dir to the photos to answer")
+        print("warning: a model trained on real photos answers drawn ones")
+    elif not is_drawn(source) and any(description["drawn"] for description in descriptions):
+        print("warning: this model has seen drawn faces only; its answers on photos mean nothing")
+
+
+def answer(path: Path, frame, args) -> np.ndarray:
+    """Log-probabilities (N, 18) of one model file for all photos; nan rows for photos that could not be read."""
+    model = load_model(path)
+    description = model.description
+    if args.model and args.model != description["architecture"]:
+        raise UserError(f"--model {args.model}: {path} holds {description['architecture']}; leave --model out or name that")
+    if args.offsets == "no":
+        model.offsets.zero_()
+    kind = machine.accelerator(args.accelerator)
+    choice = machine.choose(model, kind, args, training=False, resize=description["resize"])
+    fabric = Fabric(accelerator=kind, devices=1, precision=choice.fabric_precision)
+    if choice.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    model = model.to(fabric.device)
+    workers = machine.default_workers(kind) if args.workers is None else args.workers
+    photos = dataset.Photos(frame["path"], description["resize"], description["crop"], mark_errors=args.on_error != "fail")
+    loader = DataLoader(photos, args.batch_size, sampler=dataset.EpochSampler(len(photos), shuffle=False), num_workers=workers,
+                        pin_memory=kind == "cuda", prefetch_factor=4 if workers else None)
+    start = time.perf_counter()
+    bar = lambda batches: tqdm(batches, desc=description["architecture"], unit="batch", leave=False, disable=not sys.stderr.isatty())  # noqa: E731
+    log_probabilities = predict(model, loader, len(frame), fabric, choice.channels_last, args.tta, bar)
+    seconds = time.perf_counter() - start
+    score = f"validation macro-F1 {description['macro_f1']:.4f}" if description["macro_f1"] is not None else "no validation score"
+    print(f"{path}: {description['architecture']}, {score}; {len(frame) / seconds:.0f} photos/s on {kind} in {choice.precision}")
+    return log_probabilities
+
+
+def main(args) -> int:
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    name, files, scores = model_files(args)
+    name = safe_name(args.output_name) if args.output_name else name
+    descriptions = [read_description(path) for path in files]
+    source, chosen = data_folder(args.data_dir, "eval")
+    check_pairing(descriptions, source, chosen)
+    frame = dataset.read_eval(existing_folder(source, chosen))
+    print(f"data: {len(frame):,} photos in {source} ({chosen})")
+    output = folder(args.output_dir, "SM_OUTPUT_DATA_DIR", default="output") / f"{name}.csv"
+    if args.on_error == "fail":
+        bad = dataset.check_photos(frame["path"])
+        if bad:
+            more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+            raise UserError(f"{bad[0]}{more}; mend it, or use --on_error skip or fallback")
+
+    probabilities = np.mean([np.exp(answer(path, frame, args)) for path in files], axis=0)
+    unread = np.isnan(probabilities).any(axis=1)
+    if unread.all():
+        raise UserError(f"none of the {len(frame)} photos in {source} can be read")
+    unread_names = frame["ImageID"][unread].tolist()
+    if args.on_error == "skip":
+        frame, probabilities = frame[~unread], probabilities[~unread]
+    else:
+        probabilities[unread] = probabilities[~unread].mean(axis=0)
+    write_submission(output, pd.DataFrame({"ImageID": frame["ImageID"], "ans": probabilities.argmax(axis=1)}))
+    write_probabilities(output.with_suffix(".npz"), frame["ImageID"], probabilities)
+    if len(files) == 1:
+        scores = descriptions[0]
+    write_sidecar(output, {
+        "kind": "model", "name": name, "macro_f1": scores.get("macro_f1"),
+        "model": "+".join(dict.fromkeys(description["architecture"] for description in descriptions)),
+        "files": [str(path) for path in files], "tta": args.tta, "photos": str(source),
+    })  # fmt: skip
+    if unread_names:
+        what = "left out" if args.on_error == "skip" else "answered with the average of the others"
+        print(f"warning: {len(unread_names)} photos could not be read and were {what}: {few(unread_names)}")
+    print(f"wrote {output} ({len(frame):,} answers), probabilities and scores beside it")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main, ARGS)

@@ -1,0 +1,109 @@
+"""The criteria, by name. Each takes log-scores (B, 18) and targets, class indices (B,) or soft targets (B, 18), and gives a scalar."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from cli import UserError
+
+
+def soft_targets(target, classes: int):
+    """Class indices (B,) or soft targets (B, C) -> soft targets (B, C) in float32."""
+    return F.one_hot(target, classes).float() if target.ndim == 1 else target.float()
+
+
+class CrossEntropy(nn.Module):
+    """Cross-entropy, with label smoothing if asked: Szegedy et al. 2016, https://arxiv.org/abs/1512.00567."""
+
+    def __init__(self, smoothing: float = 0.0):
+        super().__init__()
+        self.smoothing = smoothing
+
+    def forward(self, logits, target):
+        return F.cross_entropy(logits, target, label_smoothing=self.smoothing)
+
+
+class Focal(nn.Module):
+    """Focal loss, (1 - p)^gamma times the cross-entropy: Lin et al. 2017, https://arxiv.org/abs/1708.02002."""
+
+    def __init__(self, gamma: float = 2.0):
+        super().__init__()
+        self.gamma = gamma
+
+    def forward(self, logits, target):
+        log_p = logits.log_softmax(1)
+        return -(soft_targets(target, logits.shape[1]) * (1 - log_p.exp()) ** self.gamma * log_p).sum(1).mean()
+
+
+class SoftF1(nn.Module):
+    """1 - macro-F1 with probabilities in place of decisions, over the classes present in the batch.
+
+    At batch 16 a batch holds 8 or 9 of the 18 classes; an absent class has no true positives, its F1 is 0 and its gradient too,
+    so it is left out of the mean. `memory` carries the counts of earlier batches along (decayed by that factor a batch), so that
+    the rare classes keep a say; 0 forgets them. `everywhere` averages over all 18 as the winning team did.
+    On one-hot predictions it equals 1 - f1_score(average="macro") over the classes present.
+    """
+
+    def __init__(self, memory: float = 0.0, everywhere: bool = False, epsilon: float = 1e-7):
+        super().__init__()
+        self.memory, self.everywhere, self.epsilon = memory, everywhere, epsilon
+        self.register_buffer("counts", None, persistent=False)
+
+    def forward(self, logits, target):
+        probabilities = logits.float().softmax(1)
+        truth = soft_targets(target, logits.shape[1])
+        counts = torch.stack([(probabilities * truth).sum(0), probabilities.sum(0), truth.sum(0)])  # true positives, answered, present
+        if self.memory and self.training:
+            if self.counts is not None:
+                counts = counts + self.memory * self.counts
+            self.counts = counts.detach()
+        hits, answered, present = counts
+        if self.everywhere:  # precision and recall each with the epsilon, as the competition's code has it
+            precision, recall = hits / (answered + self.epsilon), hits / (present + self.epsilon)
+            f1 = 2 * precision * recall / (precision + recall + self.epsilon)
+            return 1 - f1.clamp(self.epsilon, 1 - self.epsilon).mean()
+        f1 = 2 * hits / (answered + present + self.epsilon)
+        weight = (present > 1e-3).float()
+        return 1 - (f1 * weight).sum() / weight.sum()
+
+
+class CrossEntropyF1(nn.Module):
+    """`share` of soft F1 and the rest cross-entropy."""
+
+    def __init__(self, share: float = 0.5, smoothing: float = 0.0, memory: float = 0.0):
+        super().__init__()
+        self.share, self.cross_entropy, self.f1 = share, CrossEntropy(smoothing), SoftF1(memory)
+
+    def forward(self, logits, target):
+        return self.share * self.f1(logits, target) + (1 - self.share) * self.cross_entropy(logits, target)
+
+
+CRITERIA = {
+    "cross_entropy": lambda o: CrossEntropy(),
+    "label_smoothing": lambda o: CrossEntropy(o["smoothing"]),
+    "focal": lambda o: Focal(o["gamma"]),
+    "f1": lambda o: SoftF1(o["memory"]),
+    "f1_winners": lambda o: SoftF1(everywhere=True),
+    "cross_entropy_f1": lambda o: CrossEntropyF1(o["f1_share"], o["smoothing"], o["memory"]),
+}
+
+
+def create_criterion(name: str, smoothing=0.1, gamma=2.0, f1_share=0.5, memory=0.0) -> nn.Module:
+    """The criterion called `name`; UserError if there is none."""
+    if name not in CRITERIA:
+        raise UserError(f"--criterion: there is no loss {name!r}; known are {', '.join(CRITERIA)}")
+    return CRITERIA[name]({"smoothing": smoothing, "gamma": gamma, "f1_share": f1_share, "memory": memory})
+
+
+def years_target(age, years: int, sigma: float):
+    """Ages (B,) -> a normal distribution over the years 0..years-1 around each, `sigma` years wide: (B, years)."""
+    distance = torch.arange(years, device=age.device) - age[:, None]
+    return (-0.5 * (distance / sigma) ** 2).softmax(1)
+
+
+def years_loss(logits, target):
+    """Cross-entropy of the predicted distribution over years (logits (B, years)) against `target` (B, years).
+
+    Label-distribution learning: Gao et al. 2017, https://arxiv.org/abs/1611.01731.
+    """
+    return F.cross_entropy(logits.float(), target)

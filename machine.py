@@ -1,0 +1,179 @@
+"""What this machine can do: precision, memory layout, memory, workers, cache.
+
+Measured once at start-up where there is no rule; every choice is printed, and kept when a run is resumed.
+"""
+
+import os
+import time
+from dataclasses import dataclass
+
+import torch
+
+from cli import UserError
+
+FABRIC_PRECISION = {"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}
+
+
+@dataclass
+class Choice:
+    """How a model is run: precision (bf16, fp16, fp32), memory layout, activation checkpointing, and into how many parts a batch is split."""
+
+    precision: str
+    channels_last: bool
+    reason: str
+    checkpointing: bool = False
+    split: int = 1
+
+    @property
+    def fabric_precision(self) -> str:
+        return FABRIC_PRECISION[self.precision]
+
+    def __str__(self):
+        text = f"{self.precision}, channels {'last' if self.channels_last else 'first'} ({self.reason})"
+        text += ", activation checkpointing" if self.checkpointing else ""
+        return text + (f", each batch in {self.split} parts" if self.split > 1 else "")
+
+
+def cores() -> int:
+    """Cores this process may use (job schedulers and containers give fewer than the machine has)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def accelerator(name: str = "auto") -> str:
+    """ "auto" -> "cuda", "mps" or "cpu", as PyTorch finds them."""
+    if name not in ("auto", "gpu"):
+        return name
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def choose(model, device: str, args, training: bool, resize=None) -> Choice:
+    """Precision, layout and, for training, what is needed to fit in memory, for `model` on `device` under the flags `args`.
+
+    A GPU from compute capability 8.0 on takes bf16, an older one fp16. On a CPU the candidates are timed on a few random
+    photos, forward and for training backward, and the fastest is taken. Raises UserError for a batch that cannot fit.
+    """
+    resize = resize or args.resize
+    if device == "cuda":
+        best = "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "fp16"
+        choice = Choice(best, True, torch.cuda.get_device_name())
+    elif device == "mps":
+        choice = Choice("fp32", False, "Apple's GPU")
+    else:
+        choice = fastest(model, ["fp32", "bf16"] if args.precision == "auto" else [args.precision], resize, args.batch_size, training)
+    if args.precision != "auto":
+        choice.precision = args.precision
+    if training:
+        free = torch.cuda.mem_get_info()[0] if device == "cuda" else available_memory()
+        fit(model, choice, args, free)
+    return choice
+
+
+# ---------------------------------------------------------------------------- speed
+
+
+def fastest(model, precisions, resize, batch_size, training) -> Choice:
+    """The fastest of `precisions` x layouts for `model` on this CPU, timed in turn."""
+    ways = [(precision, layout) for precision in precisions for layout in (True, False)]
+    seconds = dict.fromkeys(ways, float("inf"))
+    for repeat in range(4):  # the first warms up
+        for way in ways:
+            taken = _seconds(model, *way, resize, min(batch_size, 8), training)
+            seconds[way] = min(seconds[way], taken) if repeat else seconds[way]
+    best = min(ways, key=seconds.get)
+    return Choice(*best, f"{max(seconds.values()) / seconds[best]:.1f} times as fast as the slowest of {len(ways)} ways tried")
+
+
+def _seconds(model, precision, channels_last, resize, batch_size, training) -> float:
+    """Seconds of one step of `model` on random photos; its weights and statistics stay as they are."""
+    images = torch.full((batch_size, 3, *resize), 128, dtype=torch.uint8)
+    images = images.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    model.eval()  # batch statistics must not learn from these
+    start = time.perf_counter()
+    with torch.set_grad_enabled(training), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        scores = model(images)
+    if training:
+        scores.sum().backward()
+        model.zero_grad(set_to_none=True)
+    return time.perf_counter() - start
+
+
+def default_workers(device: str) -> int:
+    """Processes that read photos: for a GPU one a core, up to 16; for a CPU none up to two cores, since they would take the model's time."""
+    return min(16, cores()) if device != "cpu" else (0 if cores() <= 2 else min(4, cores() // 4))
+
+
+# ---------------------------------------------------------------------------- memory
+
+
+def fit(model, choice: Choice, args, free: int) -> None:
+    """Set `choice.checkpointing` and `choice.split` so that a training step takes at most `free` bytes.
+
+    Needs are estimated from what autograd keeps for one photo. Raises UserError with the flag to lower where nothing helps.
+    """
+    parameters = sum(p.numel() for p in model.parameters())
+    fixed = 16 * parameters + (4 * parameters if args.ema else 0)  # fp32 weights, gradients, two moments, average
+    photo = kept_for_backward(model, args.resize, choice.precision)
+    need = fixed + 1.1 * photo * args.batch_size
+    choice.checkpointing = args.checkpointing == "yes" or (args.checkpointing == "auto" and need > free)
+    if choice.checkpointing:
+        if not hasattr(model.backbone, "set_grad_checkpointing"):
+            raise UserError(f"--checkpointing: {args.model} cannot do it")
+        model.backbone.set_grad_checkpointing(True)
+        photo = kept_for_backward(model, args.resize, choice.precision) + photo / 10  # and a block of activations computed again
+        model.backbone.set_grad_checkpointing(False)
+    while fixed + 1.1 * photo * (args.batch_size // choice.split) > free:
+        choice.split *= 2
+        if args.checkpointing != "auto" or args.batch_size % choice.split:
+            raise UserError(f"--batch_size {args.batch_size} needs about {(fixed + 1.1 * photo * args.batch_size) / 1e9:.1f} GB, "
+                            f"{free / 1e9:.1f} GB are free; lower it (--accumulate keeps the effective batch) or use a smaller --resize")
+
+
+def kept_for_backward(model, resize, precision) -> float:
+    """Bytes that autograd keeps for the backward pass of one photo, weights not counted: one forward pass of two photos on the CPU."""
+    weights = {p.data_ptr() for p in model.parameters()}
+    kept = {}
+
+    def pack(tensor):
+        if tensor.data_ptr() not in weights:
+            kept[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    model.eval()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), torch.autocast("cpu", dtype, enabled=precision != "fp32"):
+        model(torch.zeros((2, 3, *resize), dtype=torch.uint8))
+    return sum(kept.values()) / 2
+
+
+def available_memory() -> int:
+    """Bytes of main memory free for use: what the kernel reports, or less where a container's limit says so."""
+    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 8 << 30
+    try:
+        with open("/proc/meminfo") as lines:  # noqa: PTH123
+            free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+        with open("/sys/fs/cgroup/memory.max") as limit, open("/sys/fs/cgroup/memory.current") as used:  # noqa: PTH123
+            free = min(free, int(limit.read()) - int(used.read()))
+    except (OSError, ValueError, StopIteration):
+        pass  # not Linux, or no limit
+    return free
+
+
+def cache_fits(photos: int, resize, wish: str) -> bool:
+    """Whether the decoded crops are kept in memory: yes, no, or auto: if they take at most a quarter of what is free."""
+    return wish == "yes" or (wish == "auto" and photos * resize[0] * resize[1] * 3 <= available_memory() / 4)
+
+
+def peak_memory(device) -> float:
+    """Highest memory use so far in GB: of the GPU, else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if os.uname().sysname == "Darwin" else 1024) / 1e9
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that a batch did not fit, on the GPU or in main memory."""
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in ("not enough memory", "can't allocate memory"))

@@ -1,0 +1,95 @@
+"""One run's folder, MODEL_DIR/NAME: its making, its files, and the checkpoint a run goes on from."""
+
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from cli import ROOT, UserError, atomic, read_json, write_json
+from dataset import CLASSES
+
+# Flags that may differ when a run goes on: they do not change what is computed.
+FREE = {"resume", "name", "model_dir", "config", "recipe", "workers", "cache", "log_interval", "logger", "save_interval", "check_photos",
+        "valid_batch_size", "data_dir", "split"}  # fmt: skip
+
+
+def create(model_dir: Path, name: str) -> Path:
+    """MODEL_DIR/NAME, or NAME-2, NAME-3, ... if that is taken. Made here, so that two runs started at once do not share one."""
+    for number in range(1, 10_000):
+        path = model_dir / (name if number == 1 else f"{name}-{number}")
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            if model_dir.is_file():
+                raise UserError(f"--model_dir: {model_dir} is a file, not a folder") from None
+            continue
+        except OSError as error:
+            raise UserError(f"--model_dir: {path} cannot be made ({error.strerror})") from None
+        return path
+    raise UserError(f"--name {name}: taken 9,999 times; take another name")
+
+
+def write_config(path: Path, args, choice, fabric) -> None:
+    """config.json: every flag, what was chosen at start-up, the versions, the code's revision and the device."""
+    git = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True)
+    packages = ("torch", "timm", "lightning_fabric", "albumentations", "numpy", "pandas", "PIL")
+    versions = {name: sys.modules[name].__version__ for name in packages if name in sys.modules}
+    write_json(path / "config.json", {
+        "settings": vars(args),
+        "choices": vars(choice),
+        "versions": {"python": platform.python_version(), **versions},
+        "revision": git.stdout.strip() or None,
+        "device": torch.cuda.get_device_name() if fabric.device.type == "cuda" else platform.machine(),
+        "processes": fabric.world_size,
+    })  # fmt: skip
+
+
+def write_predictions(path: Path, frame, log_probabilities) -> None:
+    """val_predictions.csv: person, path, label, ans and 18 probabilities of every held-out photo."""
+    table = frame[["person", "path", "label"]].assign(ans=log_probabilities.argmax(axis=1))
+    probabilities = pd.DataFrame(np.exp(log_probabilities).round(6), columns=[f"p{label}" for label in range(CLASSES)])
+    write_table(path / "val_predictions.csv", pd.concat([table, probabilities], axis=1))
+
+
+def read_predictions(path: Path) -> tuple[pd.DataFrame, np.ndarray]:
+    """The table in val_predictions.csv and its log-probabilities (N, 18)."""
+    table = pd.read_csv(path / "val_predictions.csv")
+    return table, np.log(table[[f"p{label}" for label in range(CLASSES)]].to_numpy().clip(1e-7))
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    with atomic(path) as temporary:
+        table.to_csv(temporary, index=False)
+
+
+# ---------------------------------------------------------------------------- last.ckpt
+
+
+def save_checkpoint(path: Path, **state) -> None:
+    """Write `state` (tensors, numbers, text, lists, dictionaries) to last.ckpt, atomically."""
+    with atomic(path / "last.ckpt") as temporary:
+        torch.save(state, temporary)
+
+
+def load_checkpoint(path: Path) -> dict:
+    """What last.ckpt holds; UserError if there is none, or it is broken or would run code."""
+    if not (path / "last.ckpt").is_file():
+        raise UserError(f"--resume: {path} holds no last.ckpt; start the run without --resume")
+    try:
+        return torch.load(path / "last.ckpt", map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(f"--resume: {path / 'last.ckpt'} cannot be read ({type(error).__name__}); start the run without --resume") from None
+
+
+def check_same_run(path: Path, args) -> dict:
+    """The choices of the run in `path`, which `args` would go on with; UserError naming a flag that would make it another run."""
+    config = read_json(path / "config.json")
+    for key, value in config["settings"].items():
+        if key not in FREE and vars(args).get(key) != value:
+            raise UserError(f"--resume: the run in {path} had --{key} {value}, now it is {vars(args).get(key)}; leave it as it was, "
+                            "or start another run with --config")
+    return config["choices"]

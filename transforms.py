@@ -1,0 +1,194 @@
+"""Pixels: decoding and cropping one photo, random augmentation (albumentations), mixing within a batch, views for test-time averaging.
+
+Everything up to the device stays uint8; the model normalises.
+"""
+
+import os
+import warnings
+
+import numpy as np
+from PIL import Image, ImageOps
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no look for a newer release at every import
+
+REFERENCE = (512, 384)  # height, width: the frame in which crops are given
+MAX_PIXELS = 100_000_000
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+
+
+class PhotoError(Exception):
+    """A photo that cannot be used: `path` and the reason in words."""
+
+    def __init__(self, path, reason):
+        super().__init__(f"{path}: {reason}")
+        self.path, self.reason = path, reason
+
+    def __reduce__(self):  # crosses from a worker process
+        return PhotoError, (self.path, self.reason)
+
+
+# ---------------------------------------------------------------------------- one photo
+
+
+def crop_box(width: int, height: int, crop: tuple[int, int] | None) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom (pixels of the photo) of the centred `crop` (height, width in the 512 x 384 reference frame)."""
+    if crop is None:
+        return 0.0, 0.0, float(width), float(height)
+    crop_width = width * min(1.0, crop[1] / REFERENCE[1])
+    crop_height = height * min(1.0, crop[0] / REFERENCE[0])
+    left, top = (width - crop_width) / 2, (height - crop_height) / 2
+    return left, top, left + crop_width, top + crop_height
+
+
+def open_photo(path) -> Image.Image:
+    """An opened, not yet decoded photo; PhotoError for what is no image or too large."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            return Image.open(path)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise PhotoError(path, f"more than {MAX_PIXELS // 1_000_000} million pixels") from None
+    except OSError as error:
+        empty = os.path.exists(path) and os.path.getsize(path) == 0  # noqa: PTH110, PTH202 (called for every photo)
+        raise PhotoError(path, "an empty file" if empty else _reason(error, "not an image that Pillow can read")) from None
+
+
+def _reason(error: Exception, otherwise: str) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "does not exist"
+    if isinstance(error, PermissionError):
+        return "may not be read (permissions)"
+    return "truncated" if "truncated" in str(error) else otherwise
+
+
+def load_photo(path, resize: tuple[int, int], crop: tuple[int, int] | None = None) -> np.ndarray:
+    """Decode, turn upright (EXIF), crop and resize bilinearly with anti-aliasing -> (H, W, 3) uint8. PhotoError if it cannot be read.
+
+    Large JPEGs are decoded at the smallest of libjpeg's scales that still holds `resize` pixels inside the crop.
+    """
+    height, width = resize
+    with open_photo(path) as photo:
+        try:
+            left, top, right, bottom = crop_box(*photo.size, crop)
+            shrink = min((right - left) / width, (bottom - top) / height)
+            if shrink >= 2 and photo.format == "JPEG":
+                photo.draft("RGB", (int(photo.width / shrink), int(photo.height / shrink)))
+            photo.load()
+            photo = upright_rgb(photo)
+            box = crop_box(*photo.size, crop)
+            return np.array(photo.resize((width, height), Image.Resampling.BILINEAR, box=box))
+        except (OSError, SyntaxError, ValueError, IndexError, Image.DecompressionBombError) as error:
+            raise PhotoError(path, _reason(error, "broken: its pixels cannot be decoded")) from None
+
+
+def upright_rgb(photo: Image.Image) -> Image.Image:
+    """The photo turned as its EXIF says and in RGB: 16-bit grey scaled down, transparency laid on white."""
+    if photo.mode in ("I;16", "I;16B", "I"):
+        photo = Image.fromarray((np.asarray(photo).astype(np.float64) / 257).clip(0, 255).astype(np.uint8))
+    photo = ImageOps.exif_transpose(photo)
+    if photo.mode in ("RGBA", "LA", "PA") or "transparency" in photo.info:
+        photo = photo.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo).convert("RGB")
+    return photo if photo.mode == "RGB" else photo.convert("RGB")
+
+
+def check_photo(path) -> PhotoError | None:
+    """Read a photo to its last byte, at the least cost: None, or why it cannot be used."""
+    try:
+        load_photo(path, (8, 8))
+    except PhotoError as error:
+        return error
+
+
+# ---------------------------------------------------------------------------- augmentation, by name
+
+AUGMENTATIONS = {
+    "none": "no change",
+    "winners": "colour jitter of 0.1 in brightness, contrast, saturation and hue, as the winning team ran it",
+    "default": "flip, shift, scale, rotation, colour jitter",
+    "strong": "as default, wider, with grey photos, blur and erased patches",
+}
+SEED_NAMES = {"BaseAugmentation": "none", "CustomAugmentation": "winners"}  # class names of the competition's own code
+
+
+def augmentation(name: str, seed: int = 0):
+    """The named augmentation as an albumentations.Compose over (H, W, 3) uint8 `image`; None for "none"."""
+    name = SEED_NAMES.get(name, name)
+    if name == "none":
+        return None
+    import albumentations as A
+    import cv2
+
+    cv2.setNumThreads(0)  # one photo is too small a job to be shared out
+    border = {"border_mode": cv2.BORDER_REFLECT_101, "interpolation": cv2.INTER_LINEAR}
+    if name == "winners":
+        steps = [A.ColorJitter((0.9, 1.1), (0.9, 1.1), (0.9, 1.1), (-0.1, 0.1), p=1.0)]
+    elif name == "default":
+        steps = [
+            A.HorizontalFlip(p=0.5),
+            A.Affine(scale=(0.9, 1.1), translate_percent=(-0.05, 0.05), rotate=(-10, 10), p=0.8, **border),
+            A.RandomBrightnessContrast(0.2, 0.2, p=0.8),
+            A.HueSaturationValue(5, 20, 0, p=0.3),
+        ]
+    else:
+        steps = [
+            A.HorizontalFlip(p=0.5),
+            A.Affine(scale=(0.8, 1.2), translate_percent=(-0.08, 0.08), rotate=(-15, 15), shear=(-5, 5), p=0.9, **border),
+            A.RandomBrightnessContrast(0.3, 0.3, p=0.8),
+            A.HueSaturationValue(8, 30, 0, p=0.4),
+            A.ToGray(p=0.1),
+            A.GaussianBlur(blur_limit=(3, 5), p=0.1),
+            A.CoarseDropout(num_holes_range=(1, 2), hole_height_range=(0.1, 0.3), hole_width_range=(0.1, 0.3), p=0.3),
+        ]
+    return A.Compose(steps, seed=seed)
+
+
+# ---------------------------------------------------------------------------- mixing within a batch
+
+
+def partners(masks, generator):
+    """For each photo of a batch another one of the same mask state (itself if it is the only one): positions (B,)."""
+    order = np.arange(len(masks))
+    for mask in np.unique(masks):
+        members = generator.permutation(np.flatnonzero(masks == mask))
+        order[members] = np.roll(members, 1)
+    return order
+
+
+def half_face(images, order, left):
+    """Half-face CutMix: each photo keeps one half and takes the other from photo `order[i]`; `left` (B,) says which half stays.
+
+    images (B, C, H, W) -> the same shape. Both halves weigh 1/2 in the label. CutMix: Yun et al. 2019, https://arxiv.org/abs/1905.04899.
+    """
+    import torch
+
+    half = torch.arange(images.shape[-1], device=images.device) < images.shape[-1] // 2
+    keep = half[None, None, None, :] == left[:, None, None, None]
+    return torch.where(keep, images, images[order])
+
+
+# ---------------------------------------------------------------------------- test-time averaging
+
+VIEWS = ("flip", "crops", "scales")
+
+
+def views(images, names):
+    """Yield the batch (B, C, H, W) as it is and once for each view that `names` asks for.
+
+    flip: the mirror image; crops: four shifts of 4 % with the edge repeated; scales: enlarged by 8 % and shrunk by 8 % about the centre.
+    """
+    import torch.nn.functional as F
+
+    def zoomed(scale, dx=0.0, dy=0.0):
+        theta = images.new_tensor([[scale, 0, dx], [0, scale, dy]]).expand(len(images), 2, 3)
+        return F.grid_sample(images, F.affine_grid(theta, images.shape, align_corners=False), padding_mode="border", align_corners=False)
+
+    yield images
+    if "flip" in names:
+        yield images.flip(-1)
+    if "crops" in names:
+        for dx, dy in ((-0.08, 0.0), (0.08, 0.0), (0.0, -0.08), (0.0, 0.08)):  # grid_sample counts half widths
+            yield zoomed(1.0, dx, dy)
+    if "scales" in names:
+        yield zoomed(0.92)
+        yield zoomed(1.08)
