@@ -82,6 +82,11 @@ def is_drawn(path: Path) -> bool:
     return any((parent / DRAWN_MARK).is_file() for parent in [path, *list(path.resolve().parents)[:2]])
 
 
+def cores() -> int:
+    """Cores this process may use (job schedulers and containers give fewer than the machine has)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def safe_name(name: str) -> str:
     """`name` if it can be the name of one folder or file, else a UserError: nothing leaves the model folder by its name."""
     parts = name.split("/")

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cli import UserError, atomic
+from cli import UserError, atomic, cores
 from transforms import PhotoError, check_photo, load_photo
 
 # ---------------------------------------------------------------------------- labels
@@ -120,6 +120,8 @@ def read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as CSV ({str(error).strip().splitlines()[0]})") from None
+    if not isinstance(frame.index, pd.RangeIndex):  # pandas would take the first column for names of the rows
+        raise UserError(f"{path}: its rows have more fields than its first line")
     for column in columns:
         if column not in frame:
             raise UserError(f"{path}: has no column {column!r}; its columns are {', '.join(map(str, frame.columns))}")
@@ -163,6 +165,15 @@ def _photos_of(folder: Path) -> list[Path]:
     return [photos[stem] for stem in sorted(photos)]
 
 
+def _is_inside(root: Path, name: str) -> bool:
+    if not name or len(os.fsencode(name)) > 255 or "\0" in name:
+        return False
+    try:
+        return (root / name).resolve().is_relative_to(root)
+    except (OSError, RuntimeError):  # a loop of links
+        return False
+
+
 def read_eval(folder: Path) -> pd.DataFrame:
     """The photos to answer: columns ImageID, path, in info.csv's order, or every image by name where there is no info.csv.
 
@@ -186,7 +197,7 @@ def read_eval(folder: Path) -> pd.DataFrame:
     root = images.resolve()
     paths = []
     for row, name in enumerate(frame["ImageID"]):
-        if not name or len(name) > 255 or "\0" in name or not (root / name).resolve().is_relative_to(root):
+        if not _is_inside(root, name):
             raise UserError(f"{table}, row {row + 2}: ImageID {name[:80]!r} is not a file name inside {images}")
         if not (images / name).is_file():
             raise UserError(f"{table}, row {row + 2}: {images / name} does not exist")
@@ -208,7 +219,7 @@ def apply_corrections(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
     people_of_id = frame.groupby("id")["person"].unique()
     done, unmatched = {}, 0
     for number, row in enumerate(rows.to_dict("records"), start=2):
-        who, field, photo = row["person"], row["field"], row.get("photo", "")
+        who, field, photo = row["person"], row["field"], Path(row.get("photo", "")).stem.lower()
         value = _corrected_value(field, row["value"], f"{path}, row {number}")
         if (field == "mask") != bool(photo):
             raise UserError(f"{path}, row {number}: a mask row names its photo (mask1..mask5, incorrect_mask, normal), other rows none")
@@ -218,7 +229,7 @@ def apply_corrections(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
                 raise UserError(f"{path}, row {number}: id {who!r} belongs to {' and '.join(people_of_id[who])}; name the folder")
             selected = frame["id"] == who
         if photo:
-            selected &= frame["photo"] == Path(photo).stem.lower()
+            selected &= frame["photo"] == photo
         if not selected.any():
             unmatched += 1
             continue
@@ -412,5 +423,5 @@ def check_photos(paths, progress=iter) -> list[PhotoError]:
     """Read every photo to its end and return what cannot be used; `progress` wraps the iterator of results (a progress bar)."""
     from concurrent.futures import ThreadPoolExecutor
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         return [error for error in progress(pool.map(check_photo, paths)) if error]

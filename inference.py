@@ -22,7 +22,8 @@ def parse_args(arguments=None) -> argparse.Namespace:
         "  python inference.py --checkpoint best.safetensors --data_dir photos/",
     )  # fmt: skip
     g = p.add_argument_group("models")
-    g.add_argument("--name", nargs="+", metavar="NAME", help="runs to use; several, and the folds of one, are averaged (default: the latest)")
+    g.add_argument("--name", nargs="+", metavar="NAME",
+                   help="runs to use; several, and the folds of one, are averaged (default: the latest)")
     g.add_argument("--checkpoint", nargs="+", metavar="FILE", help="model files from anywhere, instead of --name")
     g.add_argument("--model", help="check that the model file holds this architecture")
     g.add_argument("--model_dir", metavar="DIR", help="where runs are (default: SM_CHANNEL_MODEL, SM_MODEL_DIR, else ./model)")
@@ -34,11 +35,13 @@ def parse_args(arguments=None) -> argparse.Namespace:
     g.add_argument("--output_dir", metavar="DIR", help="where submissions go (default: SM_OUTPUT_DATA_DIR, else ./output)")
     g.add_argument("--output_name", metavar="NAME", help="name of the submission (default: the runs' names)")
     g.add_argument("--tta", nargs="*", choices=("flip", "crops", "scales"), default=[], help="average over the mirror image, shifts, sizes")
-    g.add_argument("--offsets", choices=("yes", "no"), default="yes", help="add the class offsets tuned after training, where a model has them")
+    g.add_argument("--offsets", choices=("yes", "no"), default="yes",
+                   help="add the class offsets tuned after training, where a model has them")
     g = p.add_argument_group("machine")
     g.add_argument("--batch_size", type=int, default=64, help="photos in a step")
     g.add_argument("--accelerator", default="auto", choices=("auto", "cpu", "gpu", "cuda", "mps"))
     g.add_argument("--precision", default="auto", choices=("auto", "bf16", "fp16", "fp32"))
+    g.add_argument("--layout", default="auto", choices=("auto", "last", "first"), help="channels in memory")
     g.add_argument("--workers", type=int, default=None, metavar="N", help="processes that read photos (default: by the number of cores)")
     args = p.parse_args(arguments)
     if args.batch_size < 1:
@@ -120,8 +123,8 @@ def answer(path: Path, frame, args) -> np.ndarray:
     loader = DataLoader(photos, args.batch_size, sampler=dataset.EpochSampler(len(photos), shuffle=False), num_workers=workers,
                         pin_memory=kind == "cuda", prefetch_factor=4 if workers else None)
     start = time.perf_counter()
-    bar = lambda batches: tqdm(batches, desc=description["architecture"], unit="batch", leave=False, disable=not sys.stderr.isatty())  # noqa: E731
-    log_probabilities = predict(model, loader, len(frame), fabric, choice.channels_last, args.tta, bar)
+    loader = tqdm(loader, description["architecture"], unit="batch", leave=False, dynamic_ncols=True, disable=not sys.stderr.isatty())
+    log_probabilities = predict(model, loader, len(frame), fabric, choice.channels_last, args.tta)
     seconds = time.perf_counter() - start
     score = f"validation macro-F1 {description['macro_f1']:.4f}" if description["macro_f1"] is not None else "no validation score"
     print(f"{path}: {description['architecture']}, {score}; {len(frame) / seconds:.0f} photos/s on {kind} in {choice.precision}")

@@ -9,14 +9,17 @@ from dataclasses import dataclass
 
 import torch
 
-from cli import UserError
+from cli import UserError, cores
 
+# Activations take more than autograd keeps (workspaces, fragments): Swin-L-384 at batch 16 on a V100 took 23.3 GB under fp16 and
+# 27.6 GB in fp32 by the winning team's account; from what autograd keeps, this factor gives 23.6 and 26.4.
+OVERHEAD = 1.25
 FABRIC_PRECISION = {"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}
 
 
 @dataclass
 class Choice:
-    """How a model is run: precision (bf16, fp16, fp32), memory layout, activation checkpointing, and into how many parts a batch is split."""
+    """How a model is run: precision (bf16, fp16, fp32), memory layout, activation checkpointing, parts a batch is split into."""
 
     precision: str
     channels_last: bool
@@ -34,11 +37,6 @@ class Choice:
         return text + (f", each batch in {self.split} parts" if self.split > 1 else "")
 
 
-def cores() -> int:
-    """Cores this process may use (job schedulers and containers give fewer than the machine has)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def accelerator(name: str = "auto") -> str:
     """ "auto" -> "cuda", "mps" or "cpu", as PyTorch finds them."""
     if name not in ("auto", "gpu"):
@@ -52,7 +50,8 @@ def choose(model, device: str, args, training: bool, resize=None) -> Choice:
     """Precision, layout and, for training, what is needed to fit in memory, for `model` on `device` under the flags `args`.
 
     A GPU from compute capability 8.0 on takes bf16, an older one fp16. On a CPU the candidates are timed on a few random
-    photos, forward and for training backward, and the fastest is taken. Raises UserError for a batch that cannot fit.
+    photos, forward and for training backward, and the fastest is taken: for the same bits from run to run, name
+    --precision and --layout. Raises UserError for a batch that cannot fit.
     """
     resize = resize or args.resize
     if device == "cuda":
@@ -61,9 +60,13 @@ def choose(model, device: str, args, training: bool, resize=None) -> Choice:
     elif device == "mps":
         choice = Choice("fp32", False, "Apple's GPU")
     else:
-        choice = fastest(model, ["fp32", "bf16"] if args.precision == "auto" else [args.precision], resize, args.batch_size, training)
+        precisions = ["fp32", "bf16"] if args.precision == "auto" else [args.precision]
+        layouts = [True, False] if args.layout == "auto" else [args.layout == "last"]
+        choice = fastest(model, precisions, layouts, resize, args.batch_size, training)
     if args.precision != "auto":
         choice.precision = args.precision
+    if args.layout != "auto":
+        choice.channels_last = args.layout == "last"
     if training:
         free = torch.cuda.mem_get_info()[0] if device == "cuda" else available_memory()
         fit(model, choice, args, free)
@@ -73,9 +76,11 @@ def choose(model, device: str, args, training: bool, resize=None) -> Choice:
 # ---------------------------------------------------------------------------- speed
 
 
-def fastest(model, precisions, resize, batch_size, training) -> Choice:
-    """The fastest of `precisions` x layouts for `model` on this CPU, timed in turn."""
-    ways = [(precision, layout) for precision in precisions for layout in (True, False)]
+def fastest(model, precisions, layouts, resize, batch_size, training) -> Choice:
+    """The fastest of `precisions` x `layouts` (True is channels last) for `model` on this CPU, timed in turn."""
+    ways = [(precision, layout) for precision in precisions for layout in layouts]
+    if len(ways) == 1:
+        return Choice(*ways[0], "as asked")
     seconds = dict.fromkeys(ways, float("inf"))
     for repeat in range(4):  # the first warms up
         for way in ways:
@@ -100,7 +105,7 @@ def _seconds(model, precision, channels_last, resize, batch_size, training) -> f
 
 
 def default_workers(device: str) -> int:
-    """Processes that read photos: for a GPU one a core, up to 16; for a CPU none up to two cores, since they would take the model's time."""
+    """Processes that read photos: for a GPU one a core, up to 16; for a CPU of two cores none, since they would take the model's time."""
     return min(16, cores()) if device != "cpu" else (0 if cores() <= 2 else min(4, cores() // 4))
 
 
@@ -115,7 +120,7 @@ def fit(model, choice: Choice, args, free: int) -> None:
     parameters = sum(p.numel() for p in model.parameters())
     fixed = 16 * parameters + (4 * parameters if args.ema else 0)  # fp32 weights, gradients, two moments, average
     photo = kept_for_backward(model, args.resize, choice.precision)
-    need = fixed + 1.1 * photo * args.batch_size
+    need = fixed + OVERHEAD * photo * args.batch_size
     choice.checkpointing = args.checkpointing == "yes" or (args.checkpointing == "auto" and need > free)
     if choice.checkpointing:
         if not hasattr(model.backbone, "set_grad_checkpointing"):
@@ -123,10 +128,10 @@ def fit(model, choice: Choice, args, free: int) -> None:
         model.backbone.set_grad_checkpointing(True)
         photo = kept_for_backward(model, args.resize, choice.precision) + photo / 10  # and a block of activations computed again
         model.backbone.set_grad_checkpointing(False)
-    while fixed + 1.1 * photo * (args.batch_size // choice.split) > free:
+    while fixed + OVERHEAD * photo * (args.batch_size // choice.split) > free:
         choice.split *= 2
         if args.checkpointing != "auto" or args.batch_size % choice.split:
-            raise UserError(f"--batch_size {args.batch_size} needs about {(fixed + 1.1 * photo * args.batch_size) / 1e9:.1f} GB, "
+            raise UserError(f"--batch_size {args.batch_size} needs about {(fixed + OVERHEAD * photo * args.batch_size) / 1e9:.1f} GB, "
                             f"{free / 1e9:.1f} GB are free; lower it (--accumulate keeps the effective batch) or use a smaller --resize")
 
 

@@ -112,7 +112,8 @@ def create_backbone(architecture: str, resize=(224, 224), model_kwargs=None, pre
     name = ALIASES.get(architecture, architecture)
     if not timm.is_model(name.split(".")[0]):
         near = timm.list_models(f"*{name[:6]}*")[:4] if len(name) >= 3 else []
-        raise UserError(f"--model: timm {timm.__version__} has no model {architecture!r}" + (f"; near are {', '.join(near)}" if near else ""))
+        hint = f"; near are {', '.join(near)}" if near else ""
+        raise UserError(f"--model: timm {timm.__version__} has no model {architecture!r}{hint}")
     keywords = dict(model_kwargs or {})
     config = timm.get_pretrained_cfg(name)
     if config and config.fixed_input_size and tuple(config.input_size[1:]) != tuple(resize):
@@ -149,8 +150,8 @@ def load_pretrained(model: MaskClassifier, source: str) -> str:
     fitting = {name: tensor for name, tensor in state.items() if name in own and own[name].shape == tensor.shape}
     missing = [name for name in own if name not in fitting and not name.endswith("num_batches_tracked")]
     if len(missing) > 0.1 * len(own):
-        raise UserError(f"--pretrained {source}: {len(missing)} of {len(own)} tensors of {architecture} are missing there or of another shape, "
-                        f"first {missing[0]}; these are weights of another model")
+        raise UserError(f"--pretrained {source}: {len(missing)} of {len(own)} tensors of {architecture} are missing there or of another "
+                        f"shape, first {missing[0]}; these are weights of another model")
     model.backbone.load_state_dict(fitting, strict=False)
     return f"{source} ({len(fitting)} of {len(own)} tensors)"
 
@@ -189,15 +190,16 @@ def to_model(pixels, device, channels_last: bool):
 
 
 @torch.inference_mode()
-def predict(model, loader, size: int, fabric, channels_last: bool, views=(), progress=None):
+def predict(model, loader, size: int, fabric, channels_last: bool, views=()):
     """Log-probabilities (size, 18) float32 of all photos that `loader` serves as (pixels, row), averaged over `views`.
 
-    A row below 0 marks a photo that could not be read: its answer is nan. Rows are put where they belong and gathered over all processes, so a photo counts once however the work is shared out.
+    A row below 0 marks a photo that could not be read: its answer is nan. Rows are put where they belong and gathered over all
+    processes, so a photo counts once however the work is shared out.
     """
     model.eval()
     answers = torch.zeros(size, CLASSES, device=fabric.device)
     served = torch.zeros(size, 1, device=fabric.device)
-    for pixels, rows in progress(loader) if progress else loader:
+    for pixels, rows in loader:
         images = to_model(pixels, fabric.device, channels_last)
         rows = rows.to(fabric.device, non_blocking=True)
         with fabric.autocast():
@@ -224,6 +226,13 @@ def save_model(model: MaskClassifier, path: Path, state: dict | None = None, **m
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in (state or model.state_dict()).items()}
     with atomic(path) as temporary:
         save_file(tensors, temporary, metadata={"mask_classifier": json.dumps(description)})
+
+
+def set_offsets(path: Path, offsets) -> None:
+    """Put class offsets (18,), tuned on out-of-fold predictions, into a model file."""
+    model = load_model(path)
+    model.offsets.copy_(torch.as_tensor(offsets))
+    save_model(model, path)
 
 
 def read_description(path: Path) -> dict:

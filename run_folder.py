@@ -1,6 +1,7 @@
 """One run's folder, MODEL_DIR/NAME: its making, its files, and the checkpoint a run goes on from."""
 
 import platform
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,12 @@ def create(model_dir: Path, name: str) -> Path:
             raise UserError(f"--model_dir: {path} cannot be made ({error.strerror})") from None
         return path
     raise UserError(f"--name {name}: taken 9,999 times; take another name")
+
+
+def remove_if_empty(path: Path) -> None:
+    """Take away a run folder in which nothing was written, so that a command that was refused leaves its name free."""
+    if not any(item.is_file() for item in path.rglob("*")):
+        shutil.rmtree(path)
 
 
 def write_config(path: Path, args, choice, fabric) -> None:

@@ -17,7 +17,8 @@ RECIPES = {
     # record (we begin their warm-up at a tenth of the peak); statistics are ImageNet's, since theirs were of photos without background.
     "winners": {
         "model": "SwinTransformerLarge384", "resize": [384, 384], "crop": [320, 256], "augmentation": "winners", "epochs": 5,
-        "batch_size": 16, "lr": 2e-5, "optimizer": "AdamW", "weight_decay": 0.01, "criterion": "f1_winners", "bands": [29, 57], "head": "joint",
+        "batch_size": 16, "lr": 2e-5, "optimizer": "AdamW", "weight_decay": 0.01, "criterion": "f1_winners", "bands": [29, 57],
+        "head": "joint",
         "scheduler": "winners", "lr_decay_step": 4, "warmup": 5.0, "layer_decay": 1.0, "ema": 0.0, "mixup": 0.0, "half_face": 0.0,
         "sampling": "shuffle", "clip": 0.0,
     },
@@ -40,7 +41,8 @@ def parser() -> argparse.ArgumentParser:
         "  torchrun --standalone --nproc_per_node=8 train.py --devices 8 --name swin",
     )  # fmt: skip
     g = p.add_argument_group("what to run")
-    g.add_argument("--name", default="run", help="name of the run; an existing one is never overwritten: the next free NAME-2, NAME-3 is taken")
+    g.add_argument("--name", default="run",
+                   help="name of the run; an existing one is never overwritten: the next free NAME-2, NAME-3 is taken")
     g.add_argument("--recipe", choices=RECIPES, default="default", help="a named set of flags")
     g.add_argument("--config", metavar="FILE", help="start from the flags in a previous run's config.json")
     g.add_argument("--data_dir", metavar="DIR", help="train folder or its images folder (default: SM_CHANNEL_TRAIN)")
@@ -49,27 +51,33 @@ def parser() -> argparse.ArgumentParser:
 
     g = p.add_argument_group("data")
     g.add_argument("--corrections", metavar="FILE", help="csv of person,field,value[,photo] applied to the labels at load")
-    g.add_argument("--val_ratio", type=float, default=0.2, help="share of the people to validate on; 0 trains on everybody, without a score")
+    g.add_argument("--val_ratio", type=float, default=0.2,
+                   help="share of the people to validate on; 0 trains on everybody, without a score")
     g.add_argument("--folds", type=int, metavar="K", help="train K models, each validated on another K-th of the people")
     g.add_argument("--fold", type=int, metavar="I", help="with --folds: only fold I (0 to K-1)")
     g.add_argument("--split", metavar="FILE", help="use the split.csv of another run")
     g.add_argument("--bands", type=int, nargs=2, default=[30, 60], metavar=("LOW", "HIGH"),
                    help="age bands of the training label, in years, upper-exclusive; scores always use 30 60")
-    g.add_argument("--drop_ages", type=int, nargs=2, metavar=("FROM", "TO"), help="leave people of these ages (years, inclusive) out of training")
+    g.add_argument("--drop_ages", type=int, nargs=2, metavar=("FROM", "TO"),
+                   help="leave people of these ages (years, inclusive) out of training")
     g.add_argument("--thin", type=int, metavar="N", help="train on at most N of each person's photos with the mask worn properly")
     g.add_argument("--sampling", choices=("shuffle", "weighted", "balanced"), default="shuffle",
                    help="photos of an epoch: each once, or drawn by 1/sqrt(class count), or by 1/class count")
     g.add_argument("--check_photos", choices=("yes", "no"), default="yes", help="open every photo before training starts")
 
     g = p.add_argument_group("photos")
-    g.add_argument("--resize", type=int, nargs=2, metavar=("H", "W"), help="input, pixels (default: the backbone's own if it is fixed, else 256 192)")
-    g.add_argument("--crop", type=int, nargs=2, default=[448, 336], metavar=("H", "W"), help="centre crop, pixels of a 512 x 384 photo; scaled to others")
+    g.add_argument("--resize", type=int, nargs=2, metavar=("H", "W"),
+                   help="input, pixels (default: the backbone's own if it is fixed, else 256 192)")
+    g.add_argument("--crop", type=int, nargs=2, default=[448, 336], metavar=("H", "W"),
+                   help="centre crop, pixels of a 512 x 384 photo; scaled to others")
     g.add_argument("--augmentation", default="default", help="none, winners, default, strong, or BaseAugmentation, CustomAugmentation")
     g.add_argument("--mean", type=float, nargs=3, metavar="M", help="of the RGB pixels, 0 to 1 (default: the backbone's own)")
     g.add_argument("--std", type=float, nargs=3, metavar="S", help="of the RGB pixels, 0 to 1 (default: the backbone's own)")
-    g.add_argument("--statistics", choices=("backbone", "measured"), default="backbone", help="mean and std: the backbone's, or of the training photos")
+    g.add_argument("--statistics", choices=("backbone", "measured"), default="backbone",
+                   help="mean and std: the backbone's, or of the training photos")
     g.add_argument("--mixup", type=float, default=0.0, metavar="P", help="chance that a batch is blended in pairs (Beta(0.4, 0.4))")
-    g.add_argument("--half_face", type=float, default=0.0, metavar="P", help="chance that a batch gets face halves of two people of one mask state")
+    g.add_argument("--half_face", type=float, default=0.0, metavar="P",
+                   help="chance that a batch gets face halves of two people of one mask state")
 
     g = p.add_argument_group("model")
     g.add_argument("--model", default="SwinTransformerLarge384", help="any timm model, or SwinTransformerLarge384")
@@ -93,7 +101,8 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("--epochs", type=int, default=5)
     g.add_argument("--batch_size", type=int, default=32, help="photos in a step, on each device")
     g.add_argument("--valid_batch_size", type=int, default=64, help="photos in a validation step, on each device")
-    g.add_argument("--accumulate", type=int, default=1, metavar="N", help="steps to an update: the effective batch is batch_size x N x devices")
+    g.add_argument("--accumulate", type=int, default=1, metavar="N",
+                   help="steps to an update: the effective batch is batch_size x N x devices")
     g.add_argument("--optimizer", default="AdamW", help="any of timm's, in any case: AdamW, SGD, Adam, LAMB, ...")
     g.add_argument("--lr", type=float, default=1e-3, help="peak learning rate")
     g.add_argument("--weight_decay", type=float, default=0.05)
@@ -103,19 +112,30 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("--lr_decay_step", type=int, default=4, metavar="EPOCHS", help="step: halve the learning rate every so many epochs")
     g.add_argument("--warmup", type=float, default=1.0, metavar="EPOCHS", help="linear warm-up")
     g.add_argument("--clip", type=float, default=1.0, metavar="NORM", help="largest norm of the gradient; 0 does not clip")
-    g.add_argument("--ema", type=float, default=0.0, metavar="DECAY", help="average of the weights over updates, which is then what is validated and kept; 0 is off")
+    g.add_argument("--ema", type=float, default=0.0, metavar="DECAY",
+                   help="average of the weights over updates, which is then what is validated and kept; 0 is off")
+
+    g.add_argument("--offsets", choices=("auto", "yes", "no"), default="auto",
+                   help="with --folds: class offsets tuned for macro-F1 out of fold; auto: if they help on folds not tuned on")
 
     g = p.add_argument_group("machine")
-    g.add_argument("--devices", type=int, default=int(os.environ.get("SM_NUM_GPUS") or 1) or 1, help="GPUs on this machine, or processes (default: SM_NUM_GPUS, else 1)")
+    g.add_argument("--devices", type=int, default=int(os.environ.get("SM_NUM_GPUS") or 1) or 1,
+                   help="GPUs on this machine, or processes (default: SM_NUM_GPUS, else 1)")
     g.add_argument("--nodes", type=int, default=1, help="machines")
     g.add_argument("--accelerator", default="auto", choices=("auto", "cpu", "gpu", "cuda", "mps"))
-    g.add_argument("--precision", default="auto", choices=("auto", "bf16", "fp16", "fp32"), help="auto: bf16 or fp16 as the GPU has it; measured on a CPU")
+    g.add_argument("--precision", default="auto", choices=("auto", "bf16", "fp16", "fp32"),
+                   help="auto: bf16 or fp16 as the GPU has it; measured on a CPU")
+    g.add_argument("--layout", default="auto", choices=("auto", "last", "first"),
+                   help="channels in memory; auto: last on a GPU, measured on a CPU")
     g.add_argument("--workers", type=int, default=None, metavar="N", help="processes that read photos (default: by the number of cores)")
-    g.add_argument("--cache", default="auto", choices=("auto", "yes", "no"), help="keep decoded crops in memory; auto: if they take a quarter of it at most")
+    g.add_argument("--cache", default="auto", choices=("auto", "yes", "no"),
+                   help="keep decoded crops in memory; auto: if they take a quarter of it at most")
     g.add_argument("--resume", action="store_true", help="go on with the run NAME from its last checkpoint")
     g.add_argument("--save_interval", type=float, default=10.0, metavar="MINUTES", help="between checkpoints within an epoch")
-    g.add_argument("--compile", default="auto", choices=("auto", "yes", "no"), help="torch.compile; auto: on a GPU, for runs of over 5,000 updates")
-    g.add_argument("--checkpointing", default="auto", choices=("auto", "yes", "no"), help="activation checkpointing; auto: on a GPU too small without")
+    g.add_argument("--compile", default="auto", choices=("auto", "yes", "no"),
+                   help="torch.compile; auto: on a GPU, for runs of over 5,000 updates")
+    g.add_argument("--checkpointing", default="auto", choices=("auto", "yes", "no"),
+                   help="activation checkpointing; auto: on a GPU too small without")
     g.add_argument("--log_interval", type=int, default=20, metavar="STEPS", help="steps between two looks at the loss")
     g.add_argument("--logger", choices=("tensorboard", "none"), default="tensorboard", help="beside metrics.csv, which is always written")
     return p
@@ -133,7 +153,8 @@ def parse(arguments=None) -> argparse.Namespace:
         unknown = sorted(set(stored) - set(vars(first)))
         if unknown:
             raise UserError(f"--config {first.config}: unknown setting {unknown[0]!r}")
-        defaults.update({key: value for key, value in stored.items() if key not in ("config", "name", "data_dir", "model_dir", "devices", "nodes")})
+        of_that_run = ("config", "recipe", "resume", "name", "data_dir", "model_dir", "devices", "nodes")
+        defaults.update({key: value for key, value in stored.items() if key not in of_that_run})
     p.set_defaults(**defaults)
     args = p.parse_args(arguments)
     _check(args)

@@ -4,16 +4,17 @@ Everything up to the device stays uint8; the model normalises.
 """
 
 import os
-import warnings
 
 import numpy as np
 from PIL import Image, ImageOps
+
+from cli import UserError
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no look for a newer release at every import
 
 REFERENCE = (512, 384)  # height, width: the frame in which crops are given
 MAX_PIXELS = 100_000_000
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+Image.MAX_IMAGE_PIXELS = None  # open_photo keeps the limit: Pillow warns only, and filters of warnings are no business of threads
 
 
 class PhotoError(Exception):
@@ -43,14 +44,14 @@ def crop_box(width: int, height: int, crop: tuple[int, int] | None) -> tuple[flo
 def open_photo(path) -> Image.Image:
     """An opened, not yet decoded photo; PhotoError for what is no image or too large."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return Image.open(path)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise PhotoError(path, f"more than {MAX_PIXELS // 1_000_000} million pixels") from None
+        photo = Image.open(path)  # reads the size, no pixels
     except OSError as error:
         empty = os.path.exists(path) and os.path.getsize(path) == 0  # noqa: PTH110, PTH202 (called for every photo)
         raise PhotoError(path, "an empty file" if empty else _reason(error, "not an image that Pillow can read")) from None
+    if photo.width * photo.height > MAX_PIXELS:
+        photo.close()
+        raise PhotoError(path, f"more than {MAX_PIXELS // 1_000_000} million pixels")
+    return photo
 
 
 def _reason(error: Exception, otherwise: str) -> str:
@@ -114,6 +115,8 @@ SEED_NAMES = {"BaseAugmentation": "none", "CustomAugmentation": "winners"}  # cl
 def augmentation(name: str, seed: int = 0):
     """The named augmentation as an albumentations.Compose over (H, W, 3) uint8 `image`; None for "none"."""
     name = SEED_NAMES.get(name, name)
+    if name not in AUGMENTATIONS:
+        raise UserError(f"--augmentation: there is no {name!r}; known are {', '.join([*AUGMENTATIONS, *SEED_NAMES])}")
     if name == "none":
         return None
     import albumentations as A

@@ -1,0 +1,72 @@
+"""What the tests share: one thread, no variables of SageMaker, folders of people and of photos in the smallest size."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import settings
+from PIL import Image
+
+STEMS = ("mask1", "mask2", "mask3", "mask4", "mask5", "incorrect_mask", "normal")
+
+torch.set_num_threads(1)
+settings.register_profile("tests", deadline=None, max_examples=50)
+settings.load_profile("tests")
+
+
+@pytest.fixture(autouse=True)
+def no_sagemaker(monkeypatch):
+    """The folders and devices of the machine that runs the tests are not the tests' own."""
+    for name in [name for name in os.environ if name.startswith("SM_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def people(tmp_path):
+    """people(folder names, csv rows or None, files) -> a train folder; the photos are empty files, since only names are read."""
+
+    def make(names, csv=None, files=tuple(f"{stem}.jpg" for stem in STEMS), root=tmp_path / "train") -> Path:
+        for name in names:
+            (root / "images" / name).mkdir(parents=True)
+            for file in files:
+                (root / "images" / name / file).touch()
+        if csv is not None:
+            (root / "train.csv").write_text("\n".join(["id,gender,race,age,path", *csv]) + "\n")
+        return root
+
+    return make
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """photos(n, size) -> the paths of n photos of random pixels, height x width, without loss."""
+
+    def make(count, size=(16, 12)) -> list[Path]:
+        random = np.random.default_rng(7)
+        paths = [tmp_path / f"photo{number}.png" for number in range(count)]
+        for path in paths:
+            Image.fromarray(random.integers(0, 256, (*size, 3), np.uint8)).save(path)
+        return paths
+
+    return make
+
+
+@pytest.fixture
+def frame():
+    """frame(ages by gender) -> a table of seven photos a person, as read_train gives it."""
+
+    def make(ages, genders=(0, 1)) -> pd.DataFrame:
+        rows = []
+        for number, age in enumerate(ages):
+            gender = genders[number % len(genders)]
+            person = f"{number:03d}_{('male', 'female')[gender]}_Asian_{age}"
+            for stem in STEMS:
+                mask = {"incorrect_mask": 1, "normal": 2}.get(stem, 0)
+                rows.append({"person": person, "id": f"{number:03d}", "gender": gender, "race": "Asian", "age": age, "photo": stem,
+                             "mask": mask, "path": f"{person}/{stem}.jpg"})  # fmt: skip
+        return pd.DataFrame(rows)
+
+    return make
