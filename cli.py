@@ -132,7 +132,7 @@ def read_json(path: Path) -> dict:
     """The dictionary in `path`; a UserError if it is missing, broken or something else."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error})") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}, not the settings expected")

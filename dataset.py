@@ -375,7 +375,7 @@ class Photos:
         self.paths, self.resize, self.crop = list(paths), tuple(resize), crop
         self.augmentation, self.seed, self.mark_errors = augmentation, seed, mark_errors
         self.cache = self.cached = None
-        if cache:
+        if cache and self.paths:
             shape = (len(self.paths), *self.resize, 3)
             # anonymous shared memory: forked workers fill one common cache, and no limit of /dev/shm applies
             self.cache = np.frombuffer(mmap.mmap(-1, max(1, int(np.prod(shape)))), np.uint8).reshape(shape)

@@ -147,7 +147,12 @@ def main(args) -> int:
             more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
             raise UserError(f"{bad[0]}{more}; mend it, or use --on_error skip or fallback")
 
-    probabilities = np.mean([np.exp(answer(path, frame, args)) for path in files], axis=0)
+    try:
+        probabilities = np.mean([np.exp(answer(path, frame, args)) for path in files], axis=0)
+    except RuntimeError as error:
+        if not machine.is_out_of_memory(error):
+            raise
+        raise UserError(f"--batch_size {args.batch_size} does not fit in memory; lower it") from None
     unread = np.isnan(probabilities).any(axis=1)
     if unread.all():
         raise UserError(f"none of the {len(frame)} photos in {source} can be read")

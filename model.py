@@ -123,8 +123,9 @@ def create_backbone(architecture: str, resize=(224, 224), model_kwargs=None, pre
     except (TypeError, AssertionError) as error:
         raise UserError(f"--model {architecture}: {str(error).splitlines()[0] if str(error) else 'does not take this --resize'}") from None
     except Exception as error:  # whatever the hub's client raises: no network, no such weights
-        if not pretrained:
-            raise
+        if not pretrained:  # whatever a constructor raises for sizes and keywords it cannot serve
+            reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            raise UserError(f"--model {architecture}: cannot be made with this --resize and --model_kwargs ({reason})") from None
         raise UserError(
             f"--pretrained yes: the ImageNet weights of {name} cannot be fetched ({type(error).__name__}); connect to the network once, "
             "or give a file with --pretrained FILE, or train from nothing with --pretrained no"
@@ -166,7 +167,8 @@ def read_weights(path: Path) -> dict:
 
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-        return state.get("state_dict", state.get("model", state))
+        state = state.get("state_dict", state.get("model", state))
+        return {name: tensor for name, tensor in state.items() if isinstance(name, str) and isinstance(tensor, torch.Tensor)}
     except Exception as error:
         raise UserError(f"--pretrained {path}: cannot be read as weights ({type(error).__name__}); "
                         "give a safetensors file or a torch file of plain tensors") from None
@@ -247,7 +249,7 @@ def read_description(path: Path) -> dict:
             description = json.loads(header["__metadata__"]["mask_classifier"])
     except FileNotFoundError:
         raise UserError(f"{path}: does not exist") from None
-    except (OSError, struct.error, ValueError, KeyError, TypeError):
+    except (OSError, struct.error, ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"{path}: not a model file of this toolkit (or only part of one)") from None
     return _checked(description, path)
 
@@ -257,7 +259,7 @@ def _checked(description, path: Path) -> dict:
         return isinstance(value, list) and len(value) == 2 and all(type(v) is int and 0 < v <= 4096 for v in value)
 
     def triple(value):
-        return isinstance(value, list) and len(value) == 3 and all(isinstance(v, (int, float)) for v in value)
+        return isinstance(value, list) and len(value) == 3 and all(isinstance(v, (int, float)) and math.isfinite(v) for v in value)
 
     def increasing(value):
         return pair(value) and value[0] < value[1]
@@ -266,7 +268,7 @@ def _checked(description, path: Path) -> dict:
         "format_version": lambda v: v == FORMAT_VERSION,
         "class_names": lambda v: v == list(CLASS_NAMES),
         "architecture": lambda v: isinstance(v, str),
-        "head": lambda v: v in HEADS,
+        "head": lambda v: v in tuple(HEADS),
         "resize": pair,
         "crop": lambda v: v is None or pair(v),
         "mean": triple,
@@ -278,6 +280,8 @@ def _checked(description, path: Path) -> dict:
     }  # fmt: skip
     if not isinstance(description, dict):
         raise UserError(f"{path}: its metadata is not a table of settings")
+    if "drop" in description:
+        rules["drop"] = lambda v: isinstance(v, (int, float)) and 0 <= v < 1
     for key, good in rules.items():
         if key not in description or not good(description[key]):
             raise UserError(f"{path}: metadata {key!r} is {str(description.get(key, 'missing'))[:60]}, which this version cannot serve")

@@ -83,9 +83,7 @@ def save_checkpoint(path: Path, **state) -> None:
 
 
 def load_checkpoint(path: Path) -> dict:
-    """What last.ckpt holds; UserError if there is none, or it is broken or would run code."""
-    if not (path / "last.ckpt").is_file():
-        raise UserError(f"--resume: {path} holds no last.ckpt; start the run without --resume")
+    """What last.ckpt holds; UserError if it is broken or would run code."""
     try:
         return torch.load(path / "last.ckpt", map_location="cpu", weights_only=True)
     except Exception as error:

@@ -81,8 +81,9 @@ def part(frame, split, fold, args):
 
 
 def build_loader(photos, sampler, batch_size, workers, device, drop_last=False):
+    generator = torch.Generator()  # of its own, so that starting an epoch again draws nothing from the model's randomness
     return DataLoader(
-        photos, batch_size=batch_size, sampler=sampler, num_workers=workers, drop_last=drop_last,
+        photos, batch_size=batch_size, generator=generator, sampler=sampler, num_workers=workers, drop_last=drop_last,
         pin_memory=device.type == "cuda", persistent_workers=workers > 0, prefetch_factor=4 if workers else None,
     )  # fmt: skip
 
@@ -102,9 +103,10 @@ def build_model(args, train_frame) -> MaskClassifier:
         crop=args.crop, bands=args.bands, drop=args.drop, drawn=is_drawn(Path(args.data_dir)), macro_f1=None,
     )  # fmt: skip
     weights = load_pretrained(model, args.pretrained)
-    if args.freeze:
+    freeze = args.freeze if args.freeze is not None else 3 * (args.pretrained != "no")
+    if freeze:
         groups = timm.models.group_parameters(model.backbone, model.backbone.group_matcher(coarse=True))
-        for group in sorted(groups)[: args.freeze]:
+        for group in sorted(groups)[:freeze]:
             for name in groups[group]:
                 model.backbone.get_parameter(name).requires_grad_(False)
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
@@ -205,7 +207,7 @@ def train(args, frame, split, fold, path: Path, launcher: Fabric) -> dict:
 
     # the machine
     kind = machine.accelerator(args.accelerator)
-    resumed = args.resume and run_folder.check_same_run(path, args)
+    resumed = args.resume and (path / "config.json").is_file() and run_folder.check_same_run(path, args)
     choice = machine.Choice(**resumed) if resumed else launcher.broadcast(machine.choose(model, kind, args, training=True))
     loggers = [] if args.logger == "none" else [TensorBoardLogger(path.parent, name=path.name, version="")]
     fabric = Fabric(accelerator=kind, devices=args.devices, num_nodes=args.nodes, precision=choice.fabric_precision, loggers=loggers)
@@ -247,9 +249,9 @@ def train(args, frame, split, fold, path: Path, launcher: Fabric) -> dict:
     state = {"epoch": 0, "step": 0, "total": 0.0, "rows": [], "best": {}}
     parts = {"model": model, "optimizer": optimizer, "criterion": criterion, "precision": fabric.strategy.precision}
     parts |= {"ema": ema.module} if ema else {}
-    if resumed:
+    if resumed and (path / "last.ckpt").is_file():
         state = restore(path, state, parts)
-        say(f"resumed at epoch {state['epoch'] + 1}, step {state['step'] + 1}")
+        say(f"resumed after epoch {state['epoch']}, step {state['step']}")
     elif fabric.is_global_zero:
         run_folder.write_config(path, args, choice, fabric)
         dataset.write_split(split, path / "split.csv")
@@ -287,12 +289,10 @@ def train(args, frame, split, fold, path: Path, launcher: Fabric) -> dict:
                     raise UserError(f"the loss is {mean} in epoch {epoch + 1}, step {step + 1}; lower --lr or use --precision fp32")
                 speed = (step + 1 - state["step"]) * micro * fabric.world_size / (time.perf_counter() - start)
                 bar.set_postfix(loss=f"{mean:.3f}", img_s=f"{speed:.0f}")
-            if update and (stop.asked or time.perf_counter() - saved > args.save_interval * 60):
+            if update and step + 1 < steps and (stop.asked or time.perf_counter() - saved > args.save_interval * 60):
                 save(path, fabric, parts, state | {"epoch": epoch, "step": step + 1, "total": total.item()})
                 saved = time.perf_counter()
-                if stop.asked:
-                    say(f"\nstopped by {stop.name} in epoch {epoch + 1}; go on with the same command and --resume --name {path.name}")
-                    raise SystemExit(stop.status)
+                stop.obey(path)
         row = {"epoch": epoch + 1, "lr": lr, "loss": mean, "images_per_s": speed, "seconds": time.perf_counter() - start,
                "memory_gb": machine.peak_memory(fabric.device)}  # fmt: skip
 
@@ -314,6 +314,7 @@ def train(args, frame, split, fold, path: Path, launcher: Fabric) -> dict:
             fabric.log_dict({key: float(value) for key, value in row.items() if key != "epoch"}, step=epoch + 1)
         save(path, fabric, parts, state)
         say(epoch_line(row, args.epochs, time.perf_counter() - start) + ("  *" if better and len(val_frame) else ""))
+        stop.obey(path)
     stop.forget()
     return state["best"]
 
@@ -328,6 +329,12 @@ class Stop:
     def __call__(self, number, _):
         self.asked, self.name, self.status = True, signal.Signals(number).name, 128 + number
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def obey(self, path: Path) -> None:
+        """End the process if it was asked to; to be called when all is saved."""
+        if self.asked:
+            say(f"\nstopped by {self.name}, all saved in {path}; go on with the same command and --resume")
+            raise SystemExit(self.status)
 
     def forget(self):
         for number, handler in self.before.items():

@@ -4,6 +4,7 @@ Everything up to the device stays uint8; the model normalises.
 """
 
 import os
+import struct
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -17,15 +18,14 @@ MAX_PIXELS = 100_000_000
 Image.MAX_IMAGE_PIXELS = None  # open_photo keeps the limit: Pillow warns only, and filters of warnings are no business of threads
 
 
-class PhotoError(Exception):
+class PhotoError(UserError):
     """A photo that cannot be used: `path` and the reason in words."""
 
-    def __init__(self, path, reason):
+    def __init__(self, path, reason=None):
+        if reason is None:  # made again by PyTorch out of a worker's traceback, or unpickled
+            path, _, reason = str(path).strip().rpartition("PhotoError: ")[2].rpartition(": ")
         super().__init__(f"{path}: {reason}")
         self.path, self.reason = path, reason
-
-    def __reduce__(self):  # crosses from a worker process
-        return PhotoError, (self.path, self.reason)
 
 
 # ---------------------------------------------------------------------------- one photo
@@ -45,7 +45,7 @@ def open_photo(path) -> Image.Image:
     """An opened, not yet decoded photo; PhotoError for what is no image or too large."""
     try:
         photo = Image.open(path)  # reads the size, no pixels
-    except OSError as error:
+    except (OSError, ValueError) as error:
         empty = os.path.exists(path) and os.path.getsize(path) == 0  # noqa: PTH110, PTH202 (called for every photo)
         raise PhotoError(path, "an empty file" if empty else _reason(error, "not an image that Pillow can read")) from None
     if photo.width * photo.height > MAX_PIXELS:
@@ -78,7 +78,7 @@ def load_photo(path, resize: tuple[int, int], crop: tuple[int, int] | None = Non
             photo = upright_rgb(photo)
             box = crop_box(*photo.size, crop)
             return np.array(photo.resize((width, height), Image.Resampling.BILINEAR, box=box))
-        except (OSError, SyntaxError, ValueError, IndexError, Image.DecompressionBombError) as error:
+        except (OSError, SyntaxError, ValueError, IndexError, struct.error) as error:
             raise PhotoError(path, _reason(error, "broken: its pixels cannot be decoded")) from None
 
 
@@ -106,8 +106,8 @@ def check_photo(path) -> PhotoError | None:
 AUGMENTATIONS = {
     "none": "no change",
     "winners": "colour jitter of 0.1 in brightness, contrast, saturation and hue, as the winning team ran it",
-    "default": "flip, shift, scale, rotation, colour jitter",
-    "strong": "as default, wider, with grey photos, blur and erased patches",
+    "mild": "flip, shift, scale, rotation, colour jitter",
+    "default": "as mild, wider, with shear, grey photos, blur and erased patches",
 }
 SEED_NAMES = {"BaseAugmentation": "none", "CustomAugmentation": "winners"}  # class names of the competition's own code
 
@@ -126,7 +126,7 @@ def augmentation(name: str, seed: int = 0):
     border = {"border_mode": cv2.BORDER_REFLECT_101, "interpolation": cv2.INTER_LINEAR}
     if name == "winners":
         steps = [A.ColorJitter((0.9, 1.1), (0.9, 1.1), (0.9, 1.1), (-0.1, 0.1), p=1.0)]
-    elif name == "default":
+    elif name == "mild":
         steps = [
             A.HorizontalFlip(p=0.5),
             A.Affine(scale=(0.9, 1.1), translate_percent=(-0.05, 0.05), rotate=(-10, 10), p=0.8, **border),

@@ -21,15 +21,15 @@ sys.path.insert(0, str(ROOT))
 
 from cli import HelpFormatter, UserError, run  # noqa: E402
 
-# Each recipe: the flags of its members (one training each), and the flags of the inference that averages them.
-PLAIN = "--head joint --freeze 0 --ema 0 --mixup 0 --half_face 0 --layer_decay 1 --augmentation default --batch_size 32 --lr 1e-3"
+# Each recipe: the flags of its members (one training each), and the ways of inference that are tried on their average: a row each.
+PLAIN = "--head joint --freeze 0 --ema 0 --mixup 0 --half_face 0 --layer_decay 1 --augmentation mild --batch_size 32 --lr 1e-3 --drop 0"
 RECIPES = {
     # the competent baseline: cross-entropy with smoothing 0.1, AdamW 1e-3, cosine with warm-up, flip, slight affine, colour jitter
-    "plain": (["--resize 224 224 --crop 448 336 --criterion label_smoothing " + PLAIN], ""),
-    "winners": (["--recipe winners --resize 224 224"], ""),
-    "winners_lr": (["--recipe winners --resize 224 224 --lr 1e-3 --scheduler cosine --warmup 1"], ""),
-    "default": ([""], ""),
-    "default_tta": ([""], "--tta flip"),
+    "plain": (["--resize 224 224 --crop 448 336 --criterion label_smoothing " + PLAIN], [""]),
+    "winners": (["--recipe winners --resize 224 224"], [""]),
+    "winners_lr": (["--recipe winners --resize 224 224 --lr 1e-3 --scheduler cosine --warmup 1"], [""]),
+    "default": ([""], ["", "--tta flip"]),
+    "default4": (["", "", "", ""], ["", "--tta flip"]),
 }
 COLUMNS = ("recipe", "seed", "folds", "macro_f1", "accuracy", "mask", "gender", "age", "seconds", "epoch_seconds", "flags")
 
@@ -64,8 +64,10 @@ def main(args) -> int:
                 raise UserError(f"no recipe {name!r}; there are {', '.join(RECIPES)}, or write NAME='FLAGS'")
             if any((row["recipe"], row["seed"], row["folds"]) == (name, str(seed), str(args.folds or "")) for row in rows):
                 continue
-            members, inference = ([flags], "") if flags else RECIPES[name]
-            rows.append({key: str(value) for key, value in one_row(name, seed, members, inference, args, output.with_suffix("")).items()})
+            members, ways = ([flags], [""]) if flags else RECIPES[name]
+            for row in run_recipe(name, seed, members, ways, args, output.with_suffix("")):
+                rows.append({key: str(value) for key, value in row.items()})
+                print(f"{row['recipe']}, seed {seed}: macro-F1 {row['macro_f1']:.4f} in {row['seconds']} s", flush=True)
             with output.open("w", newline="") as stream:
                 writer = csv.DictWriter(stream, COLUMNS)
                 writer.writeheader()
@@ -76,8 +78,8 @@ def main(args) -> int:
     return 0
 
 
-def one_row(name, seed, members, inference, args, work: Path) -> dict:
-    """Train every member, answer with all of them together, score."""
+def run_recipe(name, seed, members, ways, args, work: Path):
+    """Train every member; then, for each way of inference, answer with all of them together and yield the row of scores."""
     folds = ["--folds", str(args.folds)] if args.folds else ["--val_ratio", "0"]
     start, names, epochs = time.perf_counter(), [], []
     for number, flags in enumerate(members):
@@ -87,21 +89,22 @@ def one_row(name, seed, members, inference, args, work: Path) -> dict:
                "--check_photos", "no", "--logger", "none", *folds, *args.common, *flags.split())  # fmt: skip
         names.append(run_name)
         epochs += [float(row["seconds"]) for file in sorted((work / run_name).rglob("metrics.csv")) for row in csv.DictReader(file.open())]
-    if args.folds:
-        scores = json.loads((work / names[0] / "config.json").read_text())["scores"]
-    else:
-        script("inference.py", "--model_dir", work, "--name", *names, "--output_name", names[0], "--data_dir", args.eval_dir,
-               "--output_dir", work / "answers", *inference.split())  # fmt: skip
-        seconds = time.perf_counter() - start
-        script("report.py", "score", work / "answers" / f"{names[0]}.csv", args.answers, "--json", work / "score.json")
-        scores = json.loads((work / "score.json").read_text())
-    seconds = time.perf_counter() - start if args.folds else seconds
-    row = {
-        "recipe": name, "seed": seed, "folds": args.folds or "", **{key: round(scores[key], 4) for key in COLUMNS[3:8]},
-        "seconds": round(seconds), "epoch_seconds": round(sum(epochs) / len(epochs), 1), "flags": f"{' + '.join(members)} | {inference}",
-    }  # fmt: skip
-    print(f"{name}, seed {seed}: macro-F1 {row['macro_f1']:.4f} in {seconds:.0f} s", flush=True)
-    return row
+    trained = time.perf_counter() - start
+    for way in [""] if args.folds else ways:
+        start = time.perf_counter()
+        if args.folds:
+            scores = json.loads((work / names[0] / "config.json").read_text())["scores"]
+        else:
+            title = names[0] + way.replace(" ", "")
+            script("inference.py", "--model_dir", work, "--name", *names, "--output_name", title, "--data_dir", args.eval_dir,
+                   "--output_dir", work / "answers", *way.split())  # fmt: skip
+            script("report.py", "score", work / "answers" / f"{title}.csv", args.answers, "--json", work / "score.json")
+            scores = json.loads((work / "score.json").read_text())
+        yield {
+            "recipe": f"{name} {way}".strip(), "seed": seed, "folds": args.folds or "",
+            **{key: round(scores[key], 4) for key in COLUMNS[3:8]}, "seconds": round(trained + time.perf_counter() - start),
+            "epoch_seconds": round(sum(epochs) / len(epochs), 1), "flags": f"{' + '.join(members)} | {way}",
+        }  # fmt: skip
 
 
 def script(name, *arguments) -> None:

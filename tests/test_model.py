@@ -1,0 +1,341 @@
+import json
+import pickle
+import struct
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import timm
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from lightning_fabric import Fabric
+from safetensors.torch import load_file, save_file
+
+import dataset
+import model as models
+import transforms
+from cli import UserError
+from model import FactoredHead, MaskClassifier, YearsHead, load_model, load_pretrained, predict, read_description, save_model
+
+METADATA = {"crop": [448, 336], "bands": [29, 57], "macro_f1": 0.5, "drawn": True}
+ARCHITECTURES = ("test_efficientnet", "test_resnet", "test_vit")
+
+
+def tiny(architecture="test_efficientnet", head="factored", resize=(32, 32), **more):
+    torch.manual_seed(0)
+    return MaskClassifier(architecture, head, resize, **{**METADATA, **more}).eval()
+
+
+def images(count=3, resize=(32, 32)):
+    return torch.randint(0, 256, (count, 3, *resize), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+# ---------------------------------------------------------------------------- heads
+
+
+@given(st.integers(0, 17))
+def test_factored_scores_are_sums_in_the_order_of_the_labels(label):
+    mask, gender, age = torch.tensor([[1.0, 2, 3]]), torch.tensor([[10.0, 20]]), torch.tensor([[100.0, 200, 300]])
+    m, g, a = dataset.decode(label)
+    assert FactoredHead.join(mask, gender, age)[0, label] == mask[0, m] + gender[0, g] + age[0, a]
+
+
+def test_factored_probabilities_are_products():
+    head = FactoredHead(8)
+    features = torch.randn(4, 8)
+    joint = head(features).softmax(1).view(4, 3, 2, 3)
+    for axes, part in (((2, 3), head.mask), ((1, 3), head.gender), ((1, 2), head.age)):
+        assert torch.allclose(joint.sum(axes), part(features).softmax(1), atol=1e-6)
+
+
+def test_years_scores_are_the_shares_of_the_bands():
+    head = YearsHead(8, (29, 57))
+    features = torch.randn(4, 8)
+    years = head.age(features).softmax(1)
+    for training, (low, high) in ((True, (29, 57)), (False, (30, 60))):
+        head.train(training)
+        bands = head(features).softmax(1).view(4, 3, 2, 3).sum((1, 2))
+        shares = torch.stack([years[:, :low].sum(1), years[:, low:high].sum(1), years[:, high:].sum(1)], 1)
+        assert torch.allclose(bands, shares, atol=1e-6)
+
+
+def test_years_are_given_to_the_loss_in_training_only():
+    head = YearsHead(8)
+    head(torch.randn(2, 8))
+    assert head.years.shape == (2, models.YEARS)
+    head.eval()(torch.randn(2, 8))
+    assert head.years is None
+
+
+# ---------------------------------------------------------------------------- the model
+
+
+@pytest.mark.parametrize("head", models.HEADS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_forward_gives_18_float32_scores(architecture, head):
+    model = tiny(architecture, head, (48, 32) if architecture != "test_vit" else (64, 48))
+    size = model.description["resize"]
+    for photos in (images(2, size), images(2, size).float()):
+        scores = model(photos)
+        assert (scores.shape, scores.dtype) == ((2, 18), torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model(images(2, size)).dtype == torch.float32
+
+
+def test_the_model_normalises_with_its_own_statistics():
+    seen = []
+    model = tiny(mean=[0.1, 0.2, 0.3], std=[0.5, 0.25, 0.2])
+    model.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    photos = images()
+    model(photos)
+    expected = (photos / 255 - torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)) / torch.tensor([0.5, 0.25, 0.2]).view(3, 1, 1)
+    assert torch.allclose(seen[0], expected, atol=1e-5)
+
+
+def test_offsets_move_the_answers():
+    model = tiny()
+    before = model.log_probabilities(images())
+    assert torch.allclose(before.exp().sum(1), torch.ones(3))
+    model.offsets[7] = 50.0
+    after = model.log_probabilities(images())
+    assert after.argmax(1).tolist() == [7, 7, 7]
+    assert torch.allclose(after.exp().sum(1), torch.ones(3))
+
+
+@pytest.mark.parametrize(("architecture", "more", "told"), [
+    ("resnet_50000", {}, "has no model 'resnet_50000'; near are"), ("", {}, "has no model"),
+
+    ("hf_hub:somebody/model", {}, "has no model"),
+    ("test_resnet", {"nonsense": 1}, "nonsense"), ("test_resnet", {"num_classes": 2}, "num_classes"),
+    ("test_resnet", {"act_layer": "nonsense"}, "test_resnet"),
+    ("test_vit", {"patch_size": 0}, "test_vit"), ("test_vit", {"embed_dim": 7}, "test_vit"),
+    ("test_resnet", {"in_chans": -1}, "test_resnet"),
+])  # fmt: skip
+def test_a_model_that_cannot_be_made_is_told_in_one_line(architecture, more, told):
+    with pytest.raises(UserError) as error:
+        tiny(architecture, model_kwargs=more)
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_model_kwargs_reach_timm():
+    assert tiny("test_vit", model_kwargs={"embed_dim": 32, "num_heads": 1}).head.mask.in_features == 32
+
+
+# ---------------------------------------------------------------------------- pretrained weights from a file
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".bin"])
+@pytest.mark.parametrize("wrap", ["plain", "state_dict", "model"])
+def test_weights_are_filled_from_a_file(tmp_path, suffix, wrap):
+    torch.manual_seed(5)
+    state = timm.create_model("test_resnet", num_classes=10).state_dict()
+    path = tmp_path / f"weights{suffix}"
+    if suffix == ".safetensors":
+        save_file(state, path)
+    else:
+        torch.save(state if wrap == "plain" else {wrap: state, "epoch": 3}, path)
+    model = tiny("test_resnet")
+    said = load_pretrained(model, str(path))
+    own = model.backbone.state_dict()
+    assert f"{len(own)} of {len(own)} tensors" in said
+    assert all(torch.equal(own[name], state[name]) for name in own)
+
+
+def test_a_model_file_of_ours_gives_its_backbone(tmp_path):
+    source = tiny()
+    save_model(source, tmp_path / "a.safetensors")
+    model = MaskClassifier("test_efficientnet", "joint", (32, 32))
+    load_pretrained(model, str(tmp_path / "a.safetensors"))
+    assert all(torch.equal(a, b) for a, b in zip(model.backbone.state_dict().values(), source.backbone.state_dict().values(), strict=True))
+
+
+def test_no_pretrained_weights_leave_the_start():
+    model = tiny()
+    before = [p.clone() for p in model.parameters()]
+    assert "random" in load_pretrained(model, "no")
+    assert all(map(torch.equal, before, model.parameters()))
+
+
+class Evil:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
+def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, name):
+    trap = tmp_path / "was-run"
+    for content in (Evil(trap), {"state_dict": Evil(trap)}):
+        torch.save(content, tmp_path / name)
+        with pytest.raises(UserError, match="cannot be read as weights") as error:
+            load_pretrained(tiny(), str(tmp_path / name))
+        (tmp_path / name).write_bytes(pickle.dumps(content))
+        with pytest.raises(UserError, match="cannot be read as weights"):
+            load_pretrained(tiny(), str(tmp_path / name))
+    assert not trap.exists()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [{}, [1, 2], torch.zeros(3), {"state_dict": [3]}, {0: torch.zeros(1)}, {"model": torch.zeros(2)},
+                                     {"conv1.weight": 5}, {"conv1.weight": torch.zeros(2)}])  # fmt: skip
+def test_other_contents_and_other_models_are_refused(tmp_path, content):
+    torch.save(content, tmp_path / "weights.pth")
+    with pytest.raises(UserError) as error:
+        load_pretrained(tiny("test_resnet"), str(tmp_path / "weights.pth"))
+    assert "\n" not in str(error.value)
+
+
+def test_weights_of_another_model_are_refused(tmp_path):
+    torch.save(timm.create_model("test_vit", pretrained=False).state_dict(), tmp_path / "vit.pth")
+    with pytest.raises(UserError, match="another model"):
+        load_pretrained(tiny("test_resnet"), str(tmp_path / "vit.pth"))
+    with pytest.raises(UserError, match="does not exist"):
+        load_pretrained(tiny("test_resnet"), str(tmp_path / "gone.pth"))
+
+
+# ---------------------------------------------------------------------------- the model file
+
+
+@pytest.mark.parametrize("head", models.HEADS)
+@pytest.mark.parametrize("architecture", ["test_efficientnet", "test_vit"])
+def test_a_saved_model_gives_the_same_answers(tmp_path, architecture, head):
+    model = tiny(architecture, head, (64, 48), mean=[0.1, 0.2, 0.3], std=[0.3, 0.2, 0.1], drop=0.3)
+    model.offsets += torch.linspace(-1, 1, 18)
+    save_model(model, tmp_path / "a.safetensors", epoch=3)
+    again = load_model(tmp_path / "a.safetensors")
+    assert not again.training
+    with torch.inference_mode():
+        assert torch.equal(again.log_probabilities(images(2, (64, 48))), model.log_probabilities(images(2, (64, 48))))
+    description = read_description(tmp_path / "a.safetensors")
+    assert description["crop"] == [448, 336]
+    assert description["epoch"] == 3
+    assert description["class_names"] == list(dataset.CLASS_NAMES)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_other_weights_may_be_saved_under_the_description(tmp_path):
+    model = tiny()
+    state = {name: tensor + 1 if tensor.is_floating_point() else tensor for name, tensor in model.state_dict().items()}
+    save_model(model, tmp_path / "a.safetensors", state, macro_f1=0.75)
+    assert read_description(tmp_path / "a.safetensors")["macro_f1"] == 0.75
+    assert torch.equal(load_model(tmp_path / "a.safetensors").head.mask.bias, model.head.mask.bias + 1)
+
+
+def test_set_offsets_changes_nothing_else(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_model(tiny(), path)
+    before, description = load_file(path), read_description(path)
+    models.set_offsets(path, np.arange(18.0))
+    after = load_file(path)
+    assert after.pop("offsets").tolist() == list(range(18))
+    assert all(torch.equal(after[name], before[name]) for name in after)
+    assert read_description(path) == description
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    ("format_version", 2), ("format_version", None), ("class_names", ["a", "b"]), ("class_names", 18), ("architecture", 5),
+    ("head", "other"), ("head", []), ("resize", [32]), ("resize", [32, "32"]), ("resize", [0, 32]), ("resize", [10**9, 32]),
+    ("crop", "all"),
+    ("crop", [1.5, 2]), ("mean", [0.5, 0.5]), ("mean", ["a", "b", "c"]), ("std", [0, 0.5, 0.5]), ("std", None), ("bands", [60, 30]),
+    ("std", [float("nan")] * 3), ("mean", [float("inf")] * 3),
+    ("bands", "30 60"), ("model_kwargs", [1]), ("macro_f1", "high"), ("drawn", "yes"), ("drop", "some"), ("drop", 3),
+])  # fmt: skip
+def test_metadata_that_cannot_be_served_is_told(tmp_path, key, value):
+    save_model(tiny(), tmp_path / "a.safetensors", **{key: value})
+    with pytest.raises(UserError, match=key) as error:
+        read_description(tmp_path / "a.safetensors")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["format_version", "class_names", "architecture", "resize", "crop", "mean", "bands", "macro_f1"])
+def test_metadata_that_is_missing_is_told(tmp_path, key):
+    save_model(tiny(), tmp_path / "a.safetensors")
+    description = read_description(tmp_path / "a.safetensors")
+    del description[key]
+    save_file(load_file(tmp_path / "a.safetensors"), tmp_path / "b.safetensors", {"mask_classifier": json.dumps(description)})
+    with pytest.raises(UserError, match=f"{key}.*missing"):
+        load_model(tmp_path / "b.safetensors")
+
+
+def test_files_that_are_no_model_files_are_told(tmp_path):
+    save_model(tiny(), tmp_path / "good.safetensors")
+    good = (tmp_path / "good.safetensors").read_bytes()
+    deep = b"[" * 200_000
+    contents = {
+        "empty": b"", "short": good[:5], "head": good[:300], "oversized": struct.pack("<Q", 10**15) + good[8:],
+        "text": b"a letter to somebody, and no model at all", "deep": struct.pack("<Q", len(deep)) + deep,
+        "list": struct.pack("<Q", 2) + b"[]", "bare": struct.pack("<Q", 2) + b"{}",
+    }  # fmt: skip
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    save_file({"a": torch.zeros(1)}, tmp_path / "other")
+    save_file({"a": torch.zeros(1)}, tmp_path / "scalar", {"mask_classifier": "3"})
+    for name in [*contents, "other", "scalar", "gone", "."]:
+        with pytest.raises(UserError) as error:
+            read_description(tmp_path / name)
+        assert "\n" not in str(error.value), name
+    (tmp_path / "cut").write_bytes(good[:-100])
+    with pytest.raises(UserError, match="weights do not fit"):
+        load_model(tmp_path / "cut")
+
+
+def test_metadata_of_another_architecture_are_told(tmp_path):
+    save_model(tiny(), tmp_path / "a.safetensors", architecture="test_resnet")
+    with pytest.raises(UserError, match="weights do not fit test_resnet"):
+        load_model(tmp_path / "a.safetensors")
+
+
+# ---------------------------------------------------------------------------- answering
+
+
+class Fixed(torch.nn.Module):
+    """Answers with the mean of the left half of a photo as the score of class 0."""
+
+    def log_probabilities(self, images):
+        scores = torch.zeros(len(images), 18)
+        scores[:, 0] = images[..., : images.shape[-1] // 2].float().mean((1, 2, 3)) / 50
+        return scores.log_softmax(1)
+
+
+def test_predict_puts_rows_where_they_belong_and_marks_the_unread():
+    pixels = torch.arange(0, 60, 10).view(6, 1, 1, 1).expand(6, 4, 4, 3).to(torch.uint8)
+    rows = torch.tensor([4, 0, -1 - 2, 3, 1, 5])
+    loader = [(pixels[:4], rows[:4]), (pixels[4:], rows[4:])]
+    fabric = Fabric(accelerator="cpu", devices=1)
+    answers = predict(Fixed(), loader, 7, fabric, channels_last=False)
+    assert (answers.shape, answers.dtype) == ((7, 18), np.float32)
+    assert np.isnan(answers).any(1).tolist() == [False, False, True, False, False, False, True]  # row 6 was never served
+    expected = Fixed().log_probabilities(pixels.permute(0, 3, 1, 2)).numpy()
+    assert np.allclose(answers[[4, 0, 3, 1, 5]], expected[[0, 1, 3, 4, 5]])
+
+
+def test_a_row_served_twice_counts_once():
+    pixels = torch.full((2, 4, 4, 3), 100, dtype=torch.uint8)
+    answers = predict(Fixed(), [(pixels, torch.tensor([0, 0]))], 1, Fabric(accelerator="cpu", devices=1), channels_last=True)
+    assert np.exp(answers).sum() == pytest.approx(1)
+
+
+def test_views_are_averaged_as_probabilities():
+    pixels = torch.zeros(1, 4, 4, 3, dtype=torch.uint8)
+    pixels[:, :, :2] = 200
+    fabric = Fabric(accelerator="cpu", devices=1)
+    answers = predict(Fixed(), [(pixels, torch.tensor([0]))], 1, fabric, channels_last=False, views=["flip"])
+    photos = pixels.permute(0, 3, 1, 2)
+    expected = (Fixed().log_probabilities(photos).exp() + Fixed().log_probabilities(photos.flip(-1)).exp()) / 2
+    assert np.allclose(np.exp(answers), expected, atol=1e-6)
+    assert len(list(transforms.views(photos, ["flip"]))) == 2
+
+
+def test_predict_leaves_training_mode():
+    model = tiny().train()
+    fabric = SimpleNamespace(device=torch.device("cpu"), world_size=1, autocast=Fabric(accelerator="cpu", devices=1).autocast)
+    pixels = images(2).permute(0, 2, 3, 1)
+    first = predict(model, [(pixels, torch.tensor([0, 1]))], 2, fabric, channels_last=False)
+    second = predict(model, [(pixels[[1]], torch.tensor([1])), (pixels[[0]], torch.tensor([0]))], 2, fabric, channels_last=True)
+    assert not model.training
+    assert np.allclose(first, second, atol=1e-4)
