@@ -90,7 +90,8 @@ def cores() -> int:
 def safe_name(name: str) -> str:
     """`name` if it can be the name of one folder or file, else a UserError: nothing leaves the model folder by its name."""
     parts = name.split("/")
-    if not name or len(name) > 200 or any(p in ("", ".", "..") or p.startswith("-") for p in parts) or "\\" in name or "\0" in name:
+    too_long = any(len(os.fsencode(part)) > 200 for part in parts)  # 255 bytes, less what temporary files add
+    if too_long or any(part in ("", ".", "..") or part.startswith("-") for part in parts) or "\\" in name or not name.isprintable():
         raise UserError(f"--name: {name[:80]!r} is not a name for a run; use letters, digits, '.', '_' and '-'")
     return name
 
@@ -99,21 +100,25 @@ def safe_name(name: str) -> str:
 def atomic(path: Path):
     """Yield a temporary path beside `path`; on leaving without an error it takes the final name, else it is removed.
 
-    The temporary file is flushed to disk before the rename, so a file under its final name is whole.
+    The temporary file is flushed to disk before the rename, so a file under its final name is whole. What the disk refuses is a UserError.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part" + path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(temporary)
+    temporary = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part" + path.suffix, dir=path.parent)
+        os.close(handle)
+        temporary = Path(temporary)
         yield temporary
         with temporary.open("rb+") as stream:
             os.fsync(stream.fileno())
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
 
 
 def _umask() -> int:

@@ -7,6 +7,7 @@ Pixels (decoding, cropping, augmentation) are in `transforms.py`.
 
 import mmap
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -276,8 +277,9 @@ def split_people(frame: pd.DataFrame, seed: int, folds: int | None = None, val_r
             raise UserError(f"--folds {folds}: give 2 to {len(people)}, the number of people")
         # scikit-learn wants as many people as folds in at least one stratum; with fewer people than that, strata cannot be kept
         strata = strata if strata.value_counts().max() >= folds else np.zeros(len(people))
-        for number, (_, held_out) in enumerate(StratifiedKFold(folds, shuffle=True, random_state=seed).split(people, strata)):
-            fold[held_out] = number
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # that the smallest stratum has fewer people than folds
+            for number, (_, held_out) in enumerate(StratifiedKFold(folds, shuffle=True, random_state=seed).split(people, strata)):
+                fold[held_out] = number
     elif val_ratio:
         count = round(len(people) * val_ratio)
         if not 0 < count < len(people):

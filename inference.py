@@ -66,7 +66,7 @@ from tqdm import tqdm
 import dataset
 import machine
 from model import load_model, predict, read_description
-from submission import few, write_probabilities, write_sidecar, write_submission
+from submission import check_image_ids, few, write_probabilities, write_sidecar, write_submission
 
 
 def model_files(args) -> tuple[str, list[Path], dict]:
@@ -139,6 +139,7 @@ def main(args) -> int:
     source, chosen = data_folder(args.data_dir, "eval")
     check_pairing(descriptions, source, chosen)
     frame = dataset.read_eval(existing_folder(source, chosen))
+    check_image_ids(frame["ImageID"], source)
     print(f"data: {len(frame):,} photos in {source} ({chosen})")
     output = folder(args.output_dir, "SM_OUTPUT_DATA_DIR", default="output") / f"{name}.csv"
     if args.on_error == "fail":

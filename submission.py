@@ -27,15 +27,6 @@ def few(names) -> str:
     return f"{shown} and {rest} more" if rest > 0 else shown
 
 
-@contextlib.contextmanager
-def writing(path: Path):
-    """Turn what the disk refuses while `path` is written into a UserError."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
-
-
 # ---------------------------------------------------------------------------- answers
 
 
@@ -144,7 +135,7 @@ def write_submission(path: Path, frame: pd.DataFrame) -> None:
     ans = frame["ans"].to_numpy()
     if ans.dtype.kind not in "iu" or (len(ans) and not 0 <= ans.min() <= ans.max() < CLASSES):
         raise ValueError(f"ans must be whole numbers 0..{CLASSES - 1}")
-    with writing(path), atomic(path) as temporary:
+    with atomic(path) as temporary:
         temporary.write_bytes(render(line_starts(frame["ImageID"]), ans))
 
 
@@ -159,9 +150,7 @@ def read_sidecar(path: Path) -> dict:
 
 def write_sidecar(path: Path, content: dict) -> None:
     """Write `content` to `name.json` beside the submission `path`."""
-    beside = Path(path).with_suffix(".json")
-    with writing(beside):
-        write_json(beside, content)
+    write_json(Path(path).with_suffix(".json"), content)
 
 
 def read_probabilities(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -192,5 +181,5 @@ def read_probabilities(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def write_probabilities(path: Path, image_ids, probabilities: np.ndarray) -> None:
     """Write `image_ids` (N,) and `probabilities` (N, 18) as the npz that read_probabilities reads, atomically."""
-    with writing(path), atomic(path) as temporary, temporary.open("wb") as stream:
+    with atomic(path) as temporary, temporary.open("wb") as stream:
         np.savez(stream, ImageID=np.asarray(image_ids, dtype=str), probabilities=np.asarray(probabilities, dtype=np.float32))

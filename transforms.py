@@ -3,8 +3,8 @@
 Everything up to the device stays uint8; the model normalises.
 """
 
+import contextlib
 import os
-import struct
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -45,7 +45,7 @@ def open_photo(path) -> Image.Image:
     """An opened, not yet decoded photo; PhotoError for what is no image or too large."""
     try:
         photo = Image.open(path)  # reads the size, no pixels
-    except (OSError, ValueError) as error:
+    except Exception as error:  # Pillow's readers raise anything on hostile bytes
         empty = os.path.exists(path) and os.path.getsize(path) == 0  # noqa: PTH110, PTH202 (called for every photo)
         raise PhotoError(path, "an empty file" if empty else _reason(error, "not an image that Pillow can read")) from None
     if photo.width * photo.height > MAX_PIXELS:
@@ -78,7 +78,7 @@ def load_photo(path, resize: tuple[int, int], crop: tuple[int, int] | None = Non
             photo = upright_rgb(photo)
             box = crop_box(*photo.size, crop)
             return np.array(photo.resize((width, height), Image.Resampling.BILINEAR, box=box))
-        except (OSError, SyntaxError, ValueError, IndexError, struct.error) as error:
+        except Exception as error:  # decoders raise anything on hostile bytes
             raise PhotoError(path, _reason(error, "broken: its pixels cannot be decoded")) from None
 
 
@@ -86,7 +86,8 @@ def upright_rgb(photo: Image.Image) -> Image.Image:
     """The photo turned as its EXIF says and in RGB: 16-bit grey scaled down, transparency laid on white."""
     if photo.mode in ("I;16", "I;16B", "I"):
         photo = Image.fromarray((np.asarray(photo).astype(np.float64) / 257).clip(0, 255).astype(np.uint8))
-    photo = ImageOps.exif_transpose(photo)
+    with contextlib.suppress(Exception):  # broken EXIF spoils no pixels: the photo stays as it is stored
+        photo = ImageOps.exif_transpose(photo)
     if photo.mode in ("RGBA", "LA", "PA") or "transparency" in photo.info:
         photo = photo.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo).convert("RGB")

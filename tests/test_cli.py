@@ -39,6 +39,15 @@ def test_atomic_leaves_nothing_on_failure_and_keeps_the_old(tmp_path, error):
     assert path.read_text() == "old"
 
 
+def test_what_the_disk_refuses_is_told_with_the_file(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="a.csv: cannot be written"), atomic(tmp_path / "file" / "a.csv"):
+        pass
+    with pytest.raises(UserError, match="No space left"), atomic(tmp_path / "a.csv"), open("/dev/full", "w") as full:
+        full.write("x" * 100_000)
+    assert not (tmp_path / "a.csv").exists()
+
+
 def test_atomic_gives_the_rights_of_an_ordinary_file(tmp_path):
     mask = os.umask(0o027)
     try:
