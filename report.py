@@ -95,12 +95,10 @@ def print_classes(confusion, class_f1) -> None:
 def write_scores(args, photos: int, scores: dict, class_f1) -> None:
     from cli import write_json
     from dataset import CLASS_NAMES
-    from submission import writing
 
     classes = {name: None if f1 != f1 else float(f1) for name, f1 in zip(CLASS_NAMES, class_f1, strict=True)}
     content = {"output": str(args.output), "answers": str(args.answers), "photos": photos, **scores, "class_f1": classes}
-    with writing(args.json):
-        write_json(args.json, content)
+    write_json(args.json, content)
 
 
 if __name__ == "__main__":
