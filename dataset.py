@@ -354,12 +354,16 @@ class EpochSampler:
         return self.length - self.start
 
     def __iter__(self):
+        return iter(self.of_epoch(self.epoch)[self.start :])
+
+    def of_epoch(self, epoch: int) -> list[tuple[int, int]]:
+        """(epoch, row) of all photos of this rank, in their order."""
         order = np.arange(self.size)
         if self.shuffle:
-            generator = np.random.default_rng((self.seed, self.epoch))
+            generator = np.random.default_rng((self.seed, epoch))
             order = generator.permutation(order) if self.weights is None else generator.choice(self.size, self.size, p=self.weights)
-        order = np.resize(order, self.length * self.ranks)
-        yield from ((self.epoch, int(index)) for index in order[self.rank :: self.ranks][self.start :])
+        order = np.resize(order, self.length * self.ranks)[self.rank :: self.ranks]
+        return [(epoch, row) for row in order.tolist()]
 
 
 # ---------------------------------------------------------------------------- the Dataset

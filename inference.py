@@ -7,6 +7,7 @@ Writes OUTPUT_DIR/NAME.csv (ImageID,ans), NAME.npz (probabilities) and NAME.json
 """
 
 import argparse
+import os
 from pathlib import Path
 
 from cli import HelpFormatter, UserError, data_folder, existing_folder, folder, is_drawn, read_json, run, safe_name
@@ -39,13 +40,15 @@ def parse_args(arguments=None) -> argparse.Namespace:
                    help="add the class offsets tuned after training, where a model has them")
     g = p.add_argument_group("machine")
     g.add_argument("--batch_size", type=int, default=64, help="photos in a step")
+    g.add_argument("--devices", type=int, default=os.environ.get("SM_NUM_GPUS", "").lstrip("0") or 1,
+                   help="GPUs, or processes, that share the photos (default: SM_NUM_GPUS, else 1)")
     g.add_argument("--accelerator", default="auto", choices=("auto", "cpu", "gpu", "cuda", "mps"))
     g.add_argument("--precision", default="auto", choices=("auto", "bf16", "fp16", "fp32"))
     g.add_argument("--layout", default="auto", choices=("auto", "last", "first"), help="channels in memory")
     g.add_argument("--workers", type=int, default=None, metavar="N", help="processes that read photos (default: by the number of cores)")
     args = p.parse_args(arguments)
-    if args.batch_size < 1:
-        p.error("--batch_size: give a number above 0")
+    if args.batch_size < 1 or args.devices < 1:
+        p.error("--batch_size and --devices: give a number above 0")
     return args
 
 
@@ -68,6 +71,14 @@ import machine
 from model import load_model, predict, read_description
 from submission import check_image_ids, few, write_probabilities, write_sidecar, write_submission
 
+RANK = int(os.environ.get("RANK", 0))  # of this process among those of a distributed run
+
+
+def say(line: str) -> None:
+    """Print, once in a distributed run."""
+    if RANK == 0:
+        print(line, flush=True)
+
 
 def model_files(args) -> tuple[str, list[Path], dict]:
     """The name of the submission, the model files to average, and the validation score if there is one for all of them together."""
@@ -79,7 +90,7 @@ def model_files(args) -> tuple[str, list[Path], dict]:
         if not (model_dir / "latest.json").is_file():
             raise UserError(f"{model_dir} holds no finished run; train one with 'sh train.sh', or give --name or --checkpoint")
         names = [str(read_json(model_dir / "latest.json").get("run"))]
-        print(f"run: {names[0]}, the latest in {model_dir}")
+        say(f"run: {names[0]}, the latest in {model_dir}")
     files, scores = [], {}
     for name in names:
         path = model_dir / safe_name(name)
@@ -99,12 +110,12 @@ def check_pairing(descriptions, source: Path, chosen: str) -> None:
         if chosen.startswith("the drawn sample"):
             raise UserError("the model was trained on real photos, and the only photos at hand are the drawn sample; "
                             "set SM_CHANNEL_EVAL or --data_dir to the photos to answer")
-        print("warning: a model trained on real photos answers drawn ones")
+        say("warning: a model trained on real photos answers drawn ones")
     elif not is_drawn(source) and any(description["drawn"] for description in descriptions):
-        print("warning: this model has seen drawn faces only; its answers on photos mean nothing")
+        say("warning: this model has seen drawn faces only; its answers on photos mean nothing")
 
 
-def answer(path: Path, frame, args) -> np.ndarray:
+def answer(path: Path, frame, args, launcher: Fabric) -> np.ndarray:
     """Log-probabilities (N, 18) of one model file for all photos; nan rows for photos that could not be read."""
     model = load_model(path)
     description = model.description
@@ -113,21 +124,24 @@ def answer(path: Path, frame, args) -> np.ndarray:
     if args.offsets == "no":
         model.offsets.zero_()
     kind = machine.accelerator(args.accelerator)
-    choice = machine.choose(model, kind, args, training=False, resize=description["resize"])
-    fabric = Fabric(accelerator=kind, devices=1, precision=choice.fabric_precision)
+    choice = launcher.broadcast(machine.choose(model, kind, args, training=False, resize=description["resize"]))
+    fabric = Fabric(accelerator=kind, devices=args.devices, precision=choice.fabric_precision)
+    fabric.launch()
     if choice.channels_last:
         model = model.to(memory_format=torch.channels_last)
     model = model.to(fabric.device)
     workers = machine.default_workers(kind) if args.workers is None else args.workers
     photos = dataset.Photos(frame["path"], description["resize"], description["crop"], mark_errors=args.on_error != "fail")
-    loader = DataLoader(photos, args.batch_size, sampler=dataset.EpochSampler(len(photos), shuffle=False), num_workers=workers,
-                        pin_memory=kind == "cuda", prefetch_factor=4 if workers else None)
+    sampler = dataset.EpochSampler(len(photos), shuffle=False, rank=fabric.global_rank, ranks=fabric.world_size)
+    loader = DataLoader(photos, args.batch_size, sampler=sampler, num_workers=workers, pin_memory=kind == "cuda",
+                        prefetch_factor=4 if workers else None)  # fmt: skip
     start = time.perf_counter()
-    loader = tqdm(loader, description["architecture"], unit="batch", leave=False, dynamic_ncols=True, disable=not sys.stderr.isatty())
+    hidden = RANK or not sys.stderr.isatty()
+    loader = tqdm(loader, description["architecture"], unit="batch", leave=False, dynamic_ncols=True, disable=hidden)
     log_probabilities = predict(model, loader, len(frame), fabric, choice.channels_last, args.tta)
     seconds = time.perf_counter() - start
     score = f"validation macro-F1 {description['macro_f1']:.4f}" if description["macro_f1"] is not None else "no validation score"
-    print(f"{path}: {description['architecture']}, {score}; {len(frame) / seconds:.0f} photos/s on {kind} in {choice.precision}")
+    say(f"{path}: {description['architecture']}, {score}; {len(frame) / seconds:.0f} photos/s on {kind} in {choice.precision}")
     return log_probabilities
 
 
@@ -140,20 +154,24 @@ def main(args) -> int:
     check_pairing(descriptions, source, chosen)
     frame = dataset.read_eval(existing_folder(source, chosen))
     check_image_ids(frame["ImageID"], source)
-    print(f"data: {len(frame):,} photos in {source} ({chosen})")
+    say(f"data: {len(frame):,} photos in {source} ({chosen})")
     output = folder(args.output_dir, "SM_OUTPUT_DATA_DIR", default="output") / f"{name}.csv"
-    if args.on_error == "fail":
+    if args.on_error == "fail" and RANK == 0:
         bad = dataset.check_photos(frame["path"])
         if bad:
             more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
             raise UserError(f"{bad[0]}{more}; mend it, or use --on_error skip or fallback")
 
+    launcher = Fabric(accelerator=machine.accelerator(args.accelerator), devices=args.devices)
+    launcher.launch()
     try:
-        probabilities = np.mean([np.exp(answer(path, frame, args)) for path in files], axis=0)
+        probabilities = np.mean([np.exp(answer(path, frame, args, launcher)) for path in files], axis=0)
     except RuntimeError as error:
         if not machine.is_out_of_memory(error):
             raise
         raise UserError(f"--batch_size {args.batch_size} does not fit in memory; lower it") from None
+    if not launcher.is_global_zero:
+        return 0
     unread = np.isnan(probabilities).any(axis=1)
     if unread.all():
         raise UserError(f"none of the {len(frame)} photos in {source} can be read")

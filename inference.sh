@@ -2,4 +2,4 @@
 # Sets up and answers photos with the latest run. Flags go on to inference.py:   SM_CHANNEL_EVAL=/data/eval sh inference.sh --name swin
 set -eu
 . "$(dirname -- "$0")/setup.sh"
-exec "$python" "$root/inference.py" "$@"
+launch inference.py "$@"

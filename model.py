@@ -222,12 +222,16 @@ def predict(model, loader, size: int, fabric, channels_last: bool, views=()):
 
 def save_model(model: MaskClassifier, path: Path, state: dict | None = None, **metadata) -> None:
     """Write weights (`state`, or the model's own) and description + `metadata` to one safetensors file, atomically."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     description = {"format_version": FORMAT_VERSION, "class_names": list(CLASS_NAMES), **model.description, **metadata}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in (state or model.state_dict()).items()}
     with atomic(path) as temporary:
-        save_file(tensors, temporary, metadata={"mask_classifier": json.dumps(description)})
+        try:
+            save_file(tensors, temporary, metadata={"mask_classifier": json.dumps(description)})
+        except SafetensorError as error:  # of a disk that is full, say
+            raise OSError(str(error)) from None
 
 
 def set_offsets(path: Path, offsets) -> None:

@@ -15,7 +15,7 @@ from dataset import CLASSES
 
 # Flags that may differ when a run goes on: they do not change what is computed.
 FREE = {"resume", "name", "model_dir", "config", "recipe", "workers", "cache", "log_interval", "logger", "save_interval", "check_photos",
-        "valid_batch_size", "data_dir", "split"}  # fmt: skip
+        "valid_batch_size", "data_dir", "split", "keep"}  # fmt: skip
 
 
 def create(model_dir: Path, name: str) -> Path:
@@ -79,7 +79,35 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 def save_checkpoint(path: Path, **state) -> None:
     """Write `state` (tensors, numbers, text, lists, dictionaries) to last.ckpt, atomically."""
     with atomic(path / "last.ckpt") as temporary:
-        torch.save(state, temporary)
+        try:
+            torch.save(state, temporary)
+        except RuntimeError as error:  # PyTorch's own words for a disk that is full
+            raise OSError(str(error).splitlines()[0]) from None
+
+
+def keep_checkpoints(path: Path, epoch: int, keep: int) -> None:
+    """Keep last.ckpt as epoch-N.ckpt too, and of those the last `keep`."""
+    if not keep:
+        return
+    kept = path / f"epoch-{epoch:04d}.ckpt"
+    try:
+        kept.unlink(missing_ok=True)
+        kept.hardlink_to(path / "last.ckpt")  # the next last.ckpt is another file under the same name
+    except OSError:  # a file system without hard links
+        with atomic(kept) as temporary:
+            shutil.copyfile(path / "last.ckpt", temporary)
+    for old in sorted(path.glob("epoch-*.ckpt"))[:-keep]:
+        old.unlink()
+
+
+def check_space(path: Path, model, args) -> None:
+    """UserError if the disk is too small for the run: weights, average, two moments; each file is written beside its old self."""
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    checkpoint = weights * (3 + bool(args.ema))
+    need, free = checkpoint * (2 + args.keep) + 2 * weights, shutil.disk_usage(path).free
+    if need > free:
+        raise UserError(f"{path}: the run needs about {need / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free; make room"
+                        + (", lower --keep" if args.keep else "") + " or give another --model_dir")
 
 
 def load_checkpoint(path: Path) -> dict:
@@ -87,7 +115,8 @@ def load_checkpoint(path: Path) -> dict:
     try:
         return torch.load(path / "last.ckpt", map_location="cpu", weights_only=True)
     except Exception as error:
-        raise UserError(f"--resume: {path / 'last.ckpt'} cannot be read ({type(error).__name__}); start the run without --resume") from None
+        raise UserError(f"--resume: {path / 'last.ckpt'} cannot be read ({type(error).__name__}); put one that --keep has kept "
+                        "(epoch-N.ckpt) in its place, or start the run without --resume") from None
 
 
 def check_same_run(path: Path, args) -> dict:

@@ -138,7 +138,9 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("--workers", type=int, default=None, metavar="N", help="processes that read photos (default: by the number of cores)")
     g.add_argument("--cache", default="auto", choices=("auto", "yes", "no"),
                    help="keep decoded crops in memory; auto: if they take a quarter of it at most")
-    g.add_argument("--resume", action="store_true", help="go on with the run NAME from its last checkpoint")
+    g.add_argument("--resume", nargs="?", const="yes", default="no", choices=("yes", "auto", "no"),
+                   help="go on with the run NAME from its last checkpoint; auto: or start it, where there is none")
+    g.add_argument("--keep", type=int, default=0, metavar="N", help="keep the checkpoints of the last N epochs beside last.ckpt")
     g.add_argument("--save_interval", type=float, default=10.0, metavar="MINUTES", help="between checkpoints within an epoch")
     g.add_argument("--compile", default="auto", choices=("auto", "yes", "no"),
                    help="torch.compile; auto: on a GPU, for runs of over 5,000 updates")
@@ -208,7 +210,7 @@ def _check(args) -> None:
     for key in ("val_ratio", "smoothing", "f1_share", "f1_memory", "ema", "mixup", "half_face", "drop"):
         if not 0 <= getattr(args, key) < (1 if key in ("val_ratio", "ema", "f1_memory", "drop", "smoothing") else 1.0001):
             raise UserError(f"--{key} {getattr(args, key)}: give a number from 0 to below 1")
-    for key in ("warmup", "clip", "weight_decay", "freeze", "seed"):
+    for key in ("warmup", "clip", "weight_decay", "freeze", "seed", "keep"):
         if (getattr(args, key) or 0) < 0:
             raise UserError(f"--{key} {getattr(args, key)}: give a number of 0 or above")
     if not 0 < args.layer_decay <= 1:

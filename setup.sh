@@ -1,4 +1,5 @@
-# Sets $python to a Python that meets $requirements (a file; requirements.txt if unset). Sourced by train.sh, inference.sh and test.sh.
+# Sets $python to a Python that meets $requirements (a file; requirements.txt if unset), and gives `launch`.
+# Sourced by train.sh, inference.sh and test.sh.
 #
 # The current Python serves if it meets them already (a conda environment, a container); else .venv beside this file, made by uv
 # where it is installed, else by venv and pip. Done again it only looks; after an interruption it makes .venv anew.
@@ -46,6 +47,23 @@ wanted = [*lines(Path(sys.argv[1])), sys.argv[2], *(line for line in requires("t
 met = all(r.specifier.contains(version(r.name), prereleases=True) for r in map(Requirement, wanted))
 sys.exit(not (met and sys.version_info >= (3, 11)))
 PYTHON
+}
+
+# launch SCRIPT ARGUMENT...: one process, or by torchrun as many as SM_NUM_GPUS or --devices say.
+launch() {
+    script=$root/$1
+    shift
+    devices=${SM_NUM_GPUS:-1}
+    previous=
+    for argument; do
+        case $argument in --devices=*) devices=${argument#*=} ;; esac
+        [ "$previous" != --devices ] || devices=$argument
+        previous=$argument
+    done
+    if [ "$devices" -gt 1 ] 2>/dev/null; then
+        exec "$python" -m torch.distributed.run --standalone --nproc_per_node="$devices" "$script" "$@"
+    fi
+    exec "$python" "$script" "$@"
 }
 
 new_enough() {

@@ -207,7 +207,7 @@ def train(args, frame, split, fold, path: Path, launcher: Fabric) -> dict:
 
     # the machine
     kind = machine.accelerator(args.accelerator)
-    resumed = args.resume and (path / "config.json").is_file() and run_folder.check_same_run(path, args)
+    resumed = args.resume == "yes" and (path / "config.json").is_file() and run_folder.check_same_run(path, args)
     choice = machine.Choice(**resumed) if resumed else launcher.broadcast(machine.choose(model, kind, args, training=True))
     loggers = [] if args.logger == "none" else [TensorBoardLogger(path.parent, name=path.name, version="")]
     fabric = Fabric(accelerator=kind, devices=args.devices, num_nodes=args.nodes, precision=choice.fabric_precision, loggers=loggers)
@@ -246,13 +246,14 @@ def train(args, frame, split, fold, path: Path, launcher: Fabric) -> dict:
     say(line)
     say(f"loss: {args.criterion}; {len(train_frame):,} photos to train on, {len(val_frame):,} to validate on"
         f"{', compiled' if compiled else ''}; run folder {path}")
-    state = {"epoch": 0, "step": 0, "total": 0.0, "rows": [], "best": {}}
+    state = {"epoch": 0, "step": 0, "total": [0.0] * fabric.world_size, "rows": [], "best": {}}
     parts = {"model": model, "optimizer": optimizer, "criterion": criterion, "precision": fabric.strategy.precision}
     parts |= {"ema": ema.module} if ema else {}
     if resumed and (path / "last.ckpt").is_file():
         state = restore(path, state, parts)
         say(f"resumed after epoch {state['epoch']}, step {state['step']}")
     elif fabric.is_global_zero:
+        run_folder.check_space(path, model, args)
         run_folder.write_config(path, args, choice, fabric)
         dataset.write_split(split, path / "split.csv")
     stop = Stop()
@@ -261,7 +262,8 @@ def train(args, frame, split, fold, path: Path, launcher: Fabric) -> dict:
         train_mode(model)
         start = saved = time.perf_counter()
         sampler.epoch, sampler.start = epoch, state["step"] * micro
-        total = torch.tensor(state["total"], device=fabric.device)
+        total = torch.tensor(state["total"][fabric.global_rank], device=fabric.device)  # of this process
+        first_bad = torch.full((), -1, device=fabric.device)  # the step whose loss was no number
         optimizer.zero_grad()
         bar = progress(loader, steps, f"epoch {epoch + 1}/{args.epochs}", "step", fabric, initial=state["step"])
         for step, (pixels, rows) in zip(range(state["step"], steps), bar, strict=False):
@@ -274,6 +276,7 @@ def train(args, frame, split, fold, path: Path, launcher: Fabric) -> dict:
                 loss = total_loss(net(images), model, criterion, train_labels[rows], ages[rows], other, share, args)
                 fabric.backward(loss / accumulate)
             total += loss.detach()
+            first_bad = torch.where((first_bad < 0) & ~torch.isfinite(loss), step, first_bad)
             if update:
                 if args.clip:
                     fabric.clip_gradients(net, optimizer, max_norm=args.clip, error_if_nonfinite=False)
@@ -283,16 +286,22 @@ def train(args, frame, split, fold, path: Path, launcher: Fabric) -> dict:
                 lr = set_lr(done)
                 if ema:
                     ema.update(model, step=done)
-            if (step + 1) % args.log_interval == 0 or step + 1 == steps:  # the only place in the loop that waits for the device
-                mean = total.item() / (step + 1)
+            look = (step + 1) % args.log_interval == 0 or step + 1 == steps
+            leave = update and step + 1 < steps and (look or fabric.world_size == 1) and agreed(
+                stop.asked or time.perf_counter() - saved > args.save_interval * 60, fabric)  # fmt: skip
+            if look or leave:  # the only place in the loop that waits for the device
+                mean = fabric.all_reduce(total, reduce_op="mean").item() / (step + 1)
                 if not math.isfinite(mean):
-                    raise UserError(f"the loss is {mean} in epoch {epoch + 1}, step {step + 1}; lower --lr or use --precision fp32")
+                    bad = first_bad.item()
+                    seen = [train_frame["path"].iloc[row] for _, row in sampler.of_epoch(epoch)[bad * micro :][:micro]] if bad >= 0 else []
+                    raise UserError(f"the loss is {mean} since step {bad + 1} of epoch {epoch + 1}; lower --lr, use --precision fp32, or "
+                                    f"look at the step's photos: {', '.join(seen) or 'named by another process'}")
                 speed = (step + 1 - state["step"]) * micro * fabric.world_size / (time.perf_counter() - start)
                 bar.set_postfix(loss=f"{mean:.3f}", img_s=f"{speed:.0f}")
-            if update and step + 1 < steps and (stop.asked or time.perf_counter() - saved > args.save_interval * 60):
-                save(path, fabric, parts, state | {"epoch": epoch, "step": step + 1, "total": total.item()})
+            if leave:
+                save(path, fabric, parts, state | {"epoch": epoch, "step": step + 1, "total": fabric.all_gather(total).flatten().tolist()})
                 saved = time.perf_counter()
-                stop.obey(path)
+                stop.obey(path, fabric)
         row = {"epoch": epoch + 1, "lr": lr, "loss": mean, "images_per_s": speed, "seconds": time.perf_counter() - start,
                "memory_gb": machine.peak_memory(fabric.device)}  # fmt: skip
 
@@ -303,7 +312,7 @@ def train(args, frame, split, fold, path: Path, launcher: Fabric) -> dict:
         better = row.get("macro_f1", 0) >= state["best"].get("macro_f1", 0) or not len(val_frame)
         if better:
             state["best"] = row
-        state |= {"epoch": epoch + 1, "step": 0, "total": 0.0}
+        state |= {"epoch": epoch + 1, "step": 0, "total": [0.0] * fabric.world_size}
         if fabric.is_global_zero:
             run_folder.write_table(path / "metrics.csv", pd.DataFrame(state["rows"]))
             if better:
@@ -313,10 +322,19 @@ def train(args, frame, split, fold, path: Path, launcher: Fabric) -> dict:
                     run_folder.write_predictions(path, val_frame, log_probabilities)
             fabric.log_dict({key: float(value) for key, value in row.items() if key != "epoch"}, step=epoch + 1)
         save(path, fabric, parts, state)
+        if fabric.is_global_zero:
+            run_folder.keep_checkpoints(path, epoch + 1, args.keep)
         say(epoch_line(row, args.epochs, time.perf_counter() - start) + ("  *" if better and len(val_frame) else ""))
-        stop.obey(path)
+        stop.obey(path, fabric)
     stop.forget()
     return state["best"]
+
+
+def agreed(wish: bool, fabric) -> bool:
+    """Whether any of the processes wishes it: what one of them does alone at a barrier, the others wait for until they are killed."""
+    if fabric.world_size == 1:
+        return wish
+    return fabric.all_reduce(torch.tensor(float(wish), device=fabric.device), reduce_op="sum").item() > 0
 
 
 class Stop:
@@ -330,11 +348,11 @@ class Stop:
         self.asked, self.name, self.status = True, signal.Signals(number).name, 128 + number
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def obey(self, path: Path) -> None:
-        """End the process if it was asked to; to be called when all is saved."""
-        if self.asked:
-            say(f"\nstopped by {self.name}, all saved in {path}; go on with the same command and --resume")
-            raise SystemExit(self.status)
+    def obey(self, path: Path, fabric) -> None:
+        """End all processes if one was asked to; to be called when all is saved."""
+        if agreed(self.asked, fabric):
+            say(f"\nstopped by {self.name or 'another process'}, all saved in {path}; go on with the same command and --resume")
+            raise SystemExit(self.status or 128 + signal.SIGTERM)
 
     def forget(self):
         for number, handler in self.before.items():
@@ -412,7 +430,10 @@ def main(args) -> int:
     frame, split = read_data(args)
     launcher = Fabric(accelerator=machine.accelerator(args.accelerator), devices=args.devices, num_nodes=args.nodes)
     launcher.launch()
-    path = model_dir / name if args.resume else launcher.broadcast(RANK == 0 and run_folder.create(model_dir, name))
+    if args.resume == "auto":
+        args.resume = "yes" if (model_dir / name / "config.json").is_file() else "no"
+    going_on = args.resume == "yes"
+    path = model_dir / name if going_on else launcher.broadcast(RANK == 0 and run_folder.create(model_dir, name))
     if not path.is_dir():
         raise UserError(f"--resume: there is no run {name} in {model_dir}; start it without --resume")
     if path.name != name.split("/")[-1]:

@@ -6,19 +6,12 @@ set -eu
 
 own_data=${SM_CHANNEL_TRAIN:-}
 [ ! -d /opt/ml/input/data/train ] || own_data=yes
-devices=${SM_NUM_GPUS:-1}
-previous=
 for argument; do
-    case $argument in --data_dir | --data_dir=* | -h | --help) own_data=yes ;; --devices=*) devices=${argument#*=} ;; esac
-    [ "$previous" != --devices ] || devices=$argument
-    previous=$argument
+    case $argument in --data_dir | --data_dir=* | -h | --help) own_data=yes ;; esac
 done
 
 if [ -z "$own_data" ]; then
     "$python" "$root/prepare.py" sample sample
     set -- --data_dir sample/train --recipe sample "$@"
 fi
-if [ "$devices" -gt 1 ] 2>/dev/null; then
-    exec "$python" -m torch.distributed.run --standalone --nproc_per_node="$devices" "$root/train.py" "$@"
-fi
-exec "$python" "$root/train.py" "$@"
+launch train.py "$@"

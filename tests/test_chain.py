@@ -282,3 +282,76 @@ def test_model_flag_is_checked_against_the_file(drawn, tmp_path):
     trained(drawn, tmp_path / "model", "--epochs", "1")
     with pytest.raises(UserError, match="test_efficientnet"):
         answered(drawn, tmp_path / "model", tmp_path / "o", "--model", "resnet18")
+
+
+@pytest.mark.parametrize("flags", [(), ("--precision", "fp32", "--accumulate", "2")])
+def test_a_loss_that_is_no_number_names_its_photos(drawn, tmp_path, monkeypatch, flags):
+    """In the third of the steps, found at the log interval's end; what was saved before stays good."""
+    calls, real = [], train.total_loss
+
+    def broken(*arguments):
+        calls.append(1)
+        return real(*arguments) * (float("nan") if len(calls) == 11 else 1)
+
+    monkeypatch.setattr(train, "total_loss", broken)
+    with pytest.raises(UserError, match="step 3 of epoch 2") as error:
+        trained(drawn, tmp_path, "--epochs", "3", *flags)
+    frame = dataset.read_train(drawn / "train")
+    split = pd.read_csv(tmp_path / "a" / "split.csv")
+    trained_on = frame[frame["person"].isin(split["person"][split["fold"] == -1])].reset_index(drop=True)
+    order = dataset.EpochSampler(len(trained_on), 42).of_epoch(1)[32:48]
+    assert str(error.value).endswith(", ".join(trained_on["path"][row] for _, row in order))
+    stored = torch.load(tmp_path / "a" / "last.ckpt", weights_only=True)
+    assert stored["epoch"] == 1 and all(torch.isfinite(tensor).all() for tensor in stored["model"].values())
+
+
+def test_checkpoints_are_kept_as_asked_and_serve(drawn, tmp_path):
+    run = trained(drawn, tmp_path, "--epochs", "4", "--keep", "2")
+    assert sorted(path.name for path in run.glob("*.ckpt")) == ["epoch-0003.ckpt", "epoch-0004.ckpt", "last.ckpt"]
+    whole = load_file(run / "best.safetensors")
+    (run / "last.ckpt").write_bytes(b"broken")
+    with pytest.raises(UserError, match="epoch-N"):
+        trained(drawn, tmp_path, "--epochs", "4", "--resume")
+    shutil.copy(run / "epoch-0003.ckpt", run / "last.ckpt")
+    again = trained(drawn, tmp_path, "--epochs", "4", "--resume", "auto")
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in load_file(again / "best.safetensors").items())
+
+
+def test_resume_auto_starts_a_run_that_is_not_there(drawn, tmp_path):
+    assert trained(drawn, tmp_path, "--epochs", "1", "--resume", "auto").name == "a"
+
+
+def test_a_disk_that_is_too_small_is_told_before_training(drawn, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 100_000))
+    with pytest.raises(UserError, match="GB of disk"):
+        trained(drawn, tmp_path)
+
+
+def test_two_processes_train_and_validate_as_one(drawn, tmp_path):
+    """gloo on the CPU: the same global batch, a model without batch statistics, cross-entropy."""
+    common = ["--data_dir", drawn / "train", "--model_dir", tmp_path, *TINY, "--model", "test_vit", "--resize", "160", "160",
+              "--epochs", "2", "--criterion", "cross_entropy", "--drop", "0", "--lr", "1e-4", "--optimizer", "sgd"]  # fmt: skip
+    one = script(ROOT / "train.py", *common, "--name", "one")
+    two = script("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", ROOT / "train.py", *common, "--batch_size", "8",
+                 "--accelerator", "cpu", "--devices", "2", "--name", "two")  # fmt: skip
+    assert one.returncode == two.returncode == 0, one.stderr + two.stderr
+    tables = [pd.read_csv(tmp_path / name / "metrics.csv") for name in ("one", "two")]
+    for column in ("loss", "macro_f1", "accuracy", "mask", "gender", "age", "lr"):
+        np.testing.assert_allclose(tables[1][column], tables[0][column], rtol=1e-4, err_msg=column)
+    weights = [load_file(tmp_path / name / "best.safetensors") for name in ("one", "two")]
+    assert all(torch.allclose(tensor, weights[1][name], atol=1e-5) for name, tensor in weights[0].items())
+    assert len(pd.read_csv(tmp_path / "two" / "val_predictions.csv")) == len(pd.read_csv(tmp_path / "one" / "val_predictions.csv"))
+
+
+def test_two_processes_answer_as_one(drawn, tmp_path):
+    """35 photos over two processes, the last of them padding: every answer once, in the order of info.csv."""
+    trained(drawn, tmp_path, "--epochs", "1")
+    common = ["--model_dir", tmp_path, "--data_dir", drawn / "eval", "--precision", "fp32", "--layout", "last", "--batch_size", "4"]
+    one = script(ROOT / "inference.py", *common, "--output_dir", tmp_path / "one")
+    two = script("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", ROOT / "inference.py", *common,
+                 "--accelerator", "cpu", "--devices", "2", "--output_dir", tmp_path / "two")  # fmt: skip
+    assert one.returncode == two.returncode == 0, one.stderr + two.stderr
+    (ids, expected), (other_ids, probabilities) = (submission.read_probabilities(tmp_path / name / "a.npz") for name in ("one", "two"))
+    assert list(ids) == list(other_ids) == list(pd.read_csv(drawn / "eval" / "info.csv")["ImageID"])
+    np.testing.assert_allclose(probabilities, expected, atol=1e-6)
+    assert two.stdout.count("wrote") == 1

@@ -41,9 +41,9 @@ def test_atomic_leaves_nothing_on_failure_and_keeps_the_old(tmp_path, error):
 
 def test_what_the_disk_refuses_is_told_with_the_file(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="a.csv: cannot be written"), atomic(tmp_path / "file" / "a.csv"):
+    with pytest.raises(UserError, match=r"a\.csv: cannot be written"), atomic(tmp_path / "file" / "a.csv"):
         pass
-    with pytest.raises(UserError, match="No space left"), atomic(tmp_path / "a.csv"), open("/dev/full", "w") as full:
+    with pytest.raises(UserError, match="No space left"), atomic(tmp_path / "a.csv"), Path("/dev/full").open("w") as full:
         full.write("x" * 100_000)
     assert not (tmp_path / "a.csv").exists()
 

@@ -18,14 +18,14 @@ def config(tmp_path):
 
 
 def test_a_flag_beats_config_beats_recipe_beats_default(config):
-    stored = config({"settings": {"lr": 0.25, "batch_size": 7, "name": "old", "data_dir": "/old", "resume": True}})
+    stored = config({"settings": {"lr": 0.25, "batch_size": 7, "name": "old", "data_dir": "/old", "resume": "yes"}})
     assert settings.parse(["--model", "resnet10t"]).lr == settings.parser().get_default("lr")
     assert settings.parse(["--recipe", "winners"]).lr == 2e-5
     args = settings.parse(["--recipe", "winners", "--config", stored, "--batch_size", "5"])
     assert (args.epochs, args.lr, args.batch_size) == (5, 0.25, 5)
     assert args.optimizer == "AdamW"
     assert (args.criterion, args.head) == ("f1_winners", "joint")
-    assert (args.name, args.data_dir, args.resume) == ("run", None, False)
+    assert (args.name, args.data_dir, args.resume) == ("run", None, "no")
     assert settings.parse(["--config", stored, "--recipe", "winners", "--lr", "3"]).lr == 3
 
 
