@@ -13,6 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 SAGEMAKER = Path("/opt/ml/input/data")
 SAMPLE = Path("sample")
+IMAGE_EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}  # of photos in a folder without a list
 DRAWN_MARK = "drawn.json"  # prepare.py leaves it in the root of every sample set it draws
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cli import UserError, atomic, cores
+from cli import IMAGE_EXTENSIONS, UserError, atomic, cores
 from transforms import PhotoError, check_photo, load_photo
 
 # ---------------------------------------------------------------------------- labels
@@ -29,7 +29,6 @@ WINNERS_BANDS = (29, 57)
 
 MASK_OF_STEM = {**{f"mask{i}": 0 for i in range(1, 6)}, "incorrect_mask": 1, "normal": 2}
 EXTENSIONS = {".jpg", ".jpeg", ".png"}
-EVAL_EXTENSIONS = EXTENSIONS | {".webp", ".bmp"}
 MAX_AGE = 120
 
 
@@ -185,7 +184,7 @@ def read_eval(folder: Path) -> pd.DataFrame:
     table = next((path for path in (folder / "info.csv", images.parent / "info.csv") if path.is_file()), None)
     if table is None:
         names = sorted(entry.name for entry in os.scandir(images)
-                       if entry.is_file() and not is_junk(entry.name) and Path(entry.name).suffix.lower() in EVAL_EXTENSIONS)
+                       if entry.is_file() and not is_junk(entry.name) and Path(entry.name).suffix.lower() in IMAGE_EXTENSIONS)
         if not names:
             raise UserError(f"{images}: holds no info.csv and no images")
         return pd.DataFrame({"ImageID": names, "path": [str(images / name) for name in names]})

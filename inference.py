@@ -10,7 +10,7 @@ import argparse
 import os
 from pathlib import Path
 
-from cli import HelpFormatter, UserError, data_folder, existing_folder, folder, is_drawn, read_json, run, safe_name
+from cli import IMAGE_EXTENSIONS, HelpFormatter, UserError, data_folder, existing_folder, folder, is_drawn, read_json, run, safe_name
 
 
 def parse_args(arguments=None) -> argparse.Namespace:
@@ -20,8 +20,11 @@ def parse_args(arguments=None) -> argparse.Namespace:
         epilog="examples:\n"
         "  SM_CHANNEL_EVAL=/data/eval python inference.py --name swin --batch_size 64\n"
         "  python inference.py --name swin5 vit5 --tta flip --data_dir /data/eval\n"
-        "  python inference.py --checkpoint best.safetensors --data_dir photos/",
+        "  python inference.py --checkpoint best.safetensors --data_dir photos/\n"
+        "  python inference.py --name swin face.jpg --draw answers/        one photo, in words\n"
+        "  python inference.py --name swin --export swin.onnx              then: --checkpoint swin.onnx face.jpg",
     )  # fmt: skip
+    p.add_argument("photos", nargs="*", metavar="PHOTO", help="photos or folders to answer on screen, in words, instead of a submission")
     g = p.add_argument_group("models")
     g.add_argument("--name", nargs="+", metavar="NAME",
                    help="runs to use; several, and the folds of one, are averaged (default: the latest)")
@@ -38,6 +41,8 @@ def parse_args(arguments=None) -> argparse.Namespace:
     g.add_argument("--tta", nargs="*", choices=("flip", "crops", "scales"), default=[], help="average over the mirror image, shifts, sizes")
     g.add_argument("--offsets", choices=("yes", "no"), default="yes",
                    help="add the class offsets tuned after training, where a model has them")
+    g.add_argument("--draw", metavar="DIR", help="with PHOTO: write each photo with its answer into this folder")
+    g.add_argument("--export", metavar="FILE", help="write the model as ONNX, which --checkpoint takes, and stop")
     g = p.add_argument_group("machine")
     g.add_argument("--batch_size", type=int, default=64, help="photos in a step")
     g.add_argument("--devices", type=int, default=os.environ.get("SM_NUM_GPUS", "").lstrip("0") or 1,
@@ -47,29 +52,17 @@ def parse_args(arguments=None) -> argparse.Namespace:
     g.add_argument("--layout", default="auto", choices=("auto", "last", "first"), help="channels in memory")
     g.add_argument("--workers", type=int, default=None, metavar="N", help="processes that read photos (default: by the number of cores)")
     args = p.parse_args(arguments)
+    for key in ("name", "checkpoint"):  # they take all that follows, photos too
+        given = getattr(args, key) or []
+        photos = [item for item in given if Path(item).suffix.lower() in IMAGE_EXTENSIONS or (key == "checkpoint" and Path(item).is_dir())]
+        setattr(args, key, [item for item in given if item not in photos] or None)
+        args.photos += photos
+    if args.draw and not args.photos:
+        p.error("--draw: name the photos to draw on")
     if args.batch_size < 1 or args.devices < 1:
         p.error("--batch_size and --devices: give a number above 0")
     return args
 
-
-if __name__ == "__main__":  # before the heavy imports, so that --help answers at once
-    ARGS = parse_args()
-
-import logging
-import sys
-import time
-
-import numpy as np
-import pandas as pd
-import torch
-from lightning_fabric import Fabric
-from torch.utils.data import DataLoader
-from tqdm import tqdm
-
-import dataset
-import machine
-from model import load_model, predict, read_description
-from submission import check_image_ids, few, write_probabilities, write_sidecar, write_submission
 
 RANK = int(os.environ.get("RANK", 0))  # of this process among those of a distributed run
 
@@ -102,6 +95,30 @@ def model_files(args) -> tuple[str, list[Path], dict]:
         if len(names) == 1 and len(found) > 1:  # all folds: the out-of-fold score speaks for their average
             scores = read_json(path / "config.json").get("scores", {})
     return "+".join(name.replace("/", "-") for name in names), files, scores
+
+
+if __name__ == "__main__":  # before the heavy imports, so that --help answers at once, and photos need no PyTorch for an ONNX file
+    ARGS = parse_args()
+    if ARGS.photos or ARGS.export:
+        import photo
+
+        run(lambda args: photo.main(args, model_files(args)[1]), ARGS)
+
+import logging
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import torch
+from lightning_fabric import Fabric
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+import dataset
+import machine
+from model import load_model, predict, read_description
+from submission import check_image_ids, few, write_probabilities, write_sidecar, write_submission
 
 
 def check_pairing(descriptions, source: Path, chosen: str) -> None:
