@@ -135,10 +135,10 @@ def export(files: list[Path], output: Path) -> None:
     import torch
 
     module, description = joined(files)
-    random = np.random.default_rng(0).integers(0, 256, (3, *description["resize"], 3), np.uint8)
+    random = np.random.default_rng(0).integers(0, 256, (7, *description["resize"], 3), np.uint8)
     warnings.simplefilter("ignore", FutureWarning)  # of PyTorch's exporter about PyTorch
-    program = torch.onnx.export(module, (torch.from_numpy(random[:2]),), dynamo=True, verbose=False, input_names=["photos"],
-                                output_names=["probabilities"], dynamic_shapes=({0: torch.export.Dim("photos")},))  # fmt: skip
+    program = torch.onnx.export(module, (torch.from_numpy(random[:5]),), dynamo=True, verbose=False, input_names=["photos"],
+                                output_names=["probabilities"], dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))  # fmt: skip
     proto = program.model_proto
     onnx.helper.set_model_props(proto, {"mask_classifier": json.dumps(description)})
     with atomic(output) as temporary:

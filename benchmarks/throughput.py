@@ -1,0 +1,399 @@
+"""How near training and inference come to the machine's limit: one process, one run, the same model, batch and precision.
+
+    python benchmarks/throughput.py --quick                                 two cores, under 5 minutes
+    python benchmarks/throughput.py --model SwinTransformerLarge384 --batch_size 64 --json figures.json     a GPU
+
+bare    the model alone, on photos that lie in the device's memory already
+ours    train.py's and inference.py's steps, fed by their loader from the files
+plain   the loop as tutorials write it: fp32, PIL and torchvision, a default DataLoader, loss.item() in every step
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from cli import HelpFormatter, UserError, run, write_json  # noqa: E402
+
+
+def parse_args() -> argparse.Namespace:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    p.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
+    p.add_argument("--model", help="any timm model (default: SwinTransformerLarge384 on a GPU, else mobilenetv2_100)")
+    p.add_argument("--resize", type=int, nargs=2, metavar=("H", "W"), help="input, pixels (default: the model's own)")
+    p.add_argument("--batch_size", type=int, default=32)
+    p.add_argument("--precision", default="auto", choices=("auto", "bf16", "fp16", "fp32"), help="of bare and ours")
+    p.add_argument("--layout", default="auto", choices=("auto", "last", "first"), help="channels in memory, of bare and ours")
+    p.add_argument("--compile", action="store_true", help="compile the model of bare and ours")
+    p.add_argument("--workers", type=int, help="processes that read photos, of ours (default: as train.py)")
+    p.add_argument("--cache", action="store_true", help="let ours keep decoded crops in memory, as train.py does where they fit")
+    p.add_argument("--data_dir", help="train folder (default: drawn here, 512 x 384 JPEGs)")
+    p.add_argument("--steps", type=int, default=20, help="in a repetition")
+    p.add_argument("--repeats", type=int, default=5, help="repetitions of each loop, in turn")
+    p.add_argument("--vote_rows", type=int, nargs="*", default=[62_500, 250_000, 1_000_000], help="rows of the eight CSVs that are voted")
+    p.add_argument("--quick", action="store_true", help="3 repetitions of 4 steps")
+    p.add_argument("--json", metavar="FILE", help="the same figures for programs")
+    args = p.parse_args()
+    if args.quick:
+        args.steps, args.repeats = 4, 3
+    if min(args.batch_size, args.steps, args.repeats, *args.vote_rows, 1) < 1:
+        p.error("give numbers above 0")
+    return args
+
+
+def main(args) -> int:
+    with tempfile.TemporaryDirectory() as work:
+        if not args.data_dir:
+            subprocess.run([sys.executable, ROOT / "prepare.py", "sample", f"{work}/sample", "--people", "40", "--eval_people", "2",
+                            "--size", "384", "512"], check=True, capture_output=True)  # fmt: skip
+            args.data_dir = f"{work}/sample/train"
+        figures = measure(args)
+        figures["vote"] = [vote(rows, Path(work)) for rows in args.vote_rows]
+    for row in figures["vote"]:
+        print(f"vote of 8 x {row['rows']:>9,} rows  {row['seconds']:5.1f} s  {row['peak_mb']:5.0f} MB")
+    if figures["vote"]:
+        figures |= {"vote_seconds": figures["vote"][-1]["seconds"], "vote_peak_mb": figures["vote"][-1]["peak_mb"]}
+    if args.json:
+        write_json(Path(args.json), figures)
+    return 0
+
+
+# ---------------------------------------------------------------------------- the three loops
+
+
+def measure(args) -> dict:
+    import torch
+    from lightning_fabric import Fabric
+
+    import machine
+    import settings
+    import train
+
+    kind = machine.accelerator(args.device)
+    args.model = args.model or ("SwinTransformerLarge384" if kind == "cuda" else "mobilenetv2_100")
+    size = ["--resize", *map(str, args.resize)] if args.resize else [] if kind == "cuda" else ["--resize", "224", "224"]
+    options = settings.parse(["--data_dir", args.data_dir, "--model", args.model, "--pretrained", "no", "--check_photos", "no", *size,
+                              "--batch_size", str(args.batch_size), "--precision", args.precision, "--layout", args.layout])  # fmt: skip
+    options.data_dir = args.data_dir
+    frame, _ = train.read_data(options)
+    model = train.build_model(options, frame)
+    choice = machine.choose(model, kind, options, training=True)
+    fabric = Fabric(accelerator=kind, devices=1, precision=choice.fabric_precision)
+    fabric.launch()
+    if choice.split > 1:
+        raise UserError(f"--batch_size {args.batch_size} does not fit in memory at once; lower it")
+    if choice.checkpointing:
+        model.backbone.set_grad_checkpointing(True)
+    if choice.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    print(f"{device_name(fabric.device)}; {choice}; batch {args.batch_size}; {args.repeats} repetitions of {args.steps} steps in turn, "
+          "median (lowest to highest)\n")  # fmt: skip
+
+    loops = {**training_loops(args, options, model, choice, fabric, frame), **inference_loops(args, options, model, choice, fabric, frame)}
+    speeds = {name: [] for name in loops}
+    for repeat in range(args.repeats + 1):  # the first warms up
+        for name, loop in loops.items():
+            taken = loop()
+            if repeat:
+                speeds[name].append(args.steps * args.batch_size / taken)
+    loader_speed, parts, workers = loader_alone(args, options, fabric, frame)
+    return report(args, model, choice, fabric, speeds, loader_speed, parts, workers)
+
+
+def timed(device, function) -> float:
+    import torch
+
+    start = time.perf_counter()
+    function()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def endless(loader, sampler):
+    """The loader's batches, epoch after epoch."""
+    while True:
+        yield from loader
+        sampler.epoch += 1
+
+
+def our_loader(args, options, fabric, frame, augment: bool):
+    import dataset
+    import machine
+    import train
+    import transforms
+
+    augmentation = transforms.augmentation(options.augmentation) if augment else None
+    photos = dataset.Photos(frame["path"], options.resize, options.crop, augmentation, cache=args.cache)
+    workers = machine.default_workers(fabric.device.type) if args.workers is None else args.workers
+    sampler = dataset.EpochSampler(len(photos))
+    return train.build_loader(photos, sampler, args.batch_size, workers, fabric.device, drop_last=True), sampler, workers
+
+
+def training_loops(args, options, model, choice, fabric, frame) -> dict:
+    """Loops of args.steps training steps: name -> a function that runs one and returns its seconds."""
+    import numpy as np
+    import torch
+
+    import train
+    from loss import create_criterion
+    from model import to_model
+
+    device = fabric.device
+    optimizer = train.build_optimizer(model, options, fused=choice.precision != "fp16")
+    net, optimizer = fabric.setup(torch.compile(model) if args.compile else model, optimizer)
+    set_lr, _ = train.build_schedule(optimizer, options, 1000)
+    criterion = create_criterion(options.criterion, options.smoothing, options.gamma, options.f1_share, options.f1_memory)
+    labels, ages = (torch.tensor(frame[name].to_numpy(copy=True), device=device) for name in ("label", "age"))
+    masks = frame["mask"].to_numpy()
+    resident = to_model(torch.randint(0, 256, (args.batch_size, *options.resize, 3), dtype=torch.uint8), device, choice.channels_last)
+    rows = torch.arange(args.batch_size, device=device) % len(frame)
+    loader, sampler, _ = our_loader(args, options, fabric, frame, augment=True)
+    batches = endless(loader, sampler)
+
+    def bare():
+        train.train_mode(model)
+        for _ in range(args.steps):
+            loss = train.total_loss(net(resident), model, criterion, labels[rows], ages[rows], None, 1.0, options)
+            fabric.backward(loss)
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def ours():
+        train.train_mode(model)
+        total = torch.zeros((), device=device)
+        for step in range(args.steps):
+            pixels, rows = next(batches)
+            images = to_model(pixels, device, choice.channels_last)
+            images, other, share = train.mix(images, masks[rows], options, np.random.default_rng(step))
+            rows = rows.to(device, non_blocking=True)
+            loss = train.total_loss(net(images), model, criterion, labels[rows], ages[rows], other, share, options)
+            fabric.backward(loss)
+            total += loss.detach()
+            fabric.clip_gradients(net, optimizer, max_norm=options.clip or 1.0, error_if_nonfinite=False)
+            optimizer.step()
+            optimizer.zero_grad()
+            set_lr(step)
+        total.item()
+
+    tutorial, plain_batches = plain(args, options, device, frame, training=True)
+    plain_optimizer = torch.optim.AdamW(tutorial.parameters(), lr=1e-3)
+
+    def plainly():
+        tutorial.train()
+        for _ in range(args.steps):
+            images, targets = next(plain_batches)
+            loss = torch.nn.functional.cross_entropy(tutorial(images.to(device)), targets.to(device))
+            plain_optimizer.zero_grad()
+            loss.backward()
+            plain_optimizer.step()
+            loss.item()
+
+    loops = {"training, bare": bare, "training, ours": ours, "training, plain": plainly}
+    return {name: lambda loop=loop: timed(device, loop) for name, loop in loops.items()}
+
+
+def inference_loops(args, options, model, choice, fabric, frame) -> dict:
+    """As training_loops, answering."""
+    import torch
+
+    from model import predict, to_model
+
+    device = fabric.device
+    resident = to_model(torch.randint(0, 256, (args.batch_size, *options.resize, 3), dtype=torch.uint8), device, choice.channels_last)
+    loader, sampler, _ = our_loader(args, options, fabric, frame, augment=False)
+    batches = endless(loader, sampler)
+    tutorial, plain_batches = plain(args, options, device, frame, training=False)
+
+    @torch.inference_mode()
+    def bare():
+        model.eval()
+        for _ in range(args.steps):
+            with fabric.autocast():
+                model(resident)
+
+    def ours():
+        predict(model, (next(batches) for _ in range(args.steps)), len(frame), fabric, choice.channels_last)
+
+    @torch.no_grad()
+    def plainly():
+        tutorial.eval()
+        for _ in range(args.steps):
+            tutorial(next(plain_batches)[0].to(device)).softmax(1).cpu().numpy()
+
+    loops = {"inference, bare": bare, "inference, ours": ours, "inference, plain": plainly}
+    return {name: lambda loop=loop: timed(device, loop) for name, loop in loops.items()}
+
+
+def plain(args, options, device, frame, training: bool):
+    """A model and an endless loader as tutorials write them."""
+    import timm
+    import torch
+    from PIL import Image
+    from torchvision import transforms as T
+
+    from model import ALIASES
+
+    steps = [T.Resize(options.resize), *([T.RandomHorizontalFlip(), T.ColorJitter(0.2, 0.2, 0.2)] if training else []),
+             T.ToTensor(), T.Normalize([0.5] * 3, [0.5] * 3)]  # fmt: skip
+    transform, labels = T.Compose(steps), frame["label"].tolist()
+
+    class Folder(torch.utils.data.Dataset):
+        def __len__(self):
+            return len(frame)
+
+        def __getitem__(self, row):
+            return transform(Image.open(frame["path"][row]).convert("RGB")), labels[row]
+
+    name = ALIASES.get(options.model, options.model)
+    loader = torch.utils.data.DataLoader(Folder(), batch_size=args.batch_size, shuffle=training, drop_last=True)
+
+    def batches():
+        while True:
+            yield from loader
+
+    return timm.create_model(name, num_classes=18).to(device), batches()
+
+
+# ---------------------------------------------------------------------------- the loader alone
+
+
+def loader_alone(args, options, fabric, frame):
+    """Photos a second of train.py's loader, milliseconds of each part for one photo, and the number of its worker processes."""
+    import numpy as np
+    from PIL import Image
+    from torch.utils.data import default_collate
+
+    import transforms
+
+    paths = [frame["path"][row % len(frame)] for row in range(64)]
+    augmentation = transforms.augmentation(options.augmentation)
+    loaded = [transforms.load_photo(path, options.resize, options.crop) for path in paths]
+    batch = default_collate([(pixels, 0) for pixels in loaded])[0]
+
+    def each(function, items) -> float:
+        times = []
+        for item in items:
+            start = time.perf_counter()
+            function(item)
+            times.append(time.perf_counter() - start)
+        return 1000 * statistics.median(times)
+
+    parts = {
+        "read the file": each(lambda path: Path(path).read_bytes(), paths),
+        "read, decode, crop, resize": each(lambda path: transforms.load_photo(path, options.resize, options.crop), paths),
+        "(decoding whole, by Pillow)": each(lambda path: np.asarray(Image.open(path).convert("RGB")), paths),
+        "augment": each(lambda pixels: augmentation(image=pixels), loaded),
+        "collate": each(default_collate, [[(pixels, 0) for pixels in loaded]] * 5) / len(paths),
+        "copy to the device": each(lambda pixels: timed(fabric.device, lambda: pixels.to(fabric.device)), [batch] * 5) / len(paths),
+    }
+    loader, sampler, workers = our_loader(args, options, fabric, frame, augment=True)
+    batches, speeds = endless(loader, sampler), []
+    for _ in range(args.repeats):
+        start = time.perf_counter()
+        for _ in range(args.steps):
+            next(batches)
+        speeds.append(args.steps * args.batch_size / (time.perf_counter() - start))
+    return speeds, parts, workers
+
+
+# ---------------------------------------------------------------------------- what limits, what comes out
+
+
+def device_name(device) -> str:
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo")  # Linux
+    names = [line.partition(":")[2].strip() for line in info.open() if line.startswith("model name")] if info.is_file() else []
+    return f"{names[0] if names else device.type}, {torch.get_num_threads()} threads"
+
+
+def flops(model, resize) -> float:
+    """Floating-point operations of one photo's forward pass, counted."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model.eval()
+    device = next(model.parameters()).device
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros((1, 3, *resize), dtype=torch.uint8, device=device))
+    return counter.get_total_flops()
+
+
+def ceiling(device, precision) -> float:
+    """Floating-point operations a second of a large matrix product, the best of ten."""
+    import torch
+
+    size = 8192 if device.type == "cuda" else 2048
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
+    a, b = torch.randn(2, size, size, device=device).to(dtype)
+    return 2 * size**3 / min(timed(device, lambda: a @ b) for _ in range(10))
+
+
+def report(args, model, choice, fabric, speeds, loader_speeds, parts, workers) -> dict:
+    """Print the tables; the figures as a dictionary."""
+    median = {name: statistics.median(values) for name, values in speeds.items()}
+    operations, limit = flops(model, model.description["resize"]), ceiling(fabric.device, choice.precision)
+    print(f"{'loop':18} {'images/s':>9}  {'spread':>17}  {'of bare':>7}  {'x plain':>7}  {'MFU':>5}")
+    figures = {"model": args.model, "device": device_name(fabric.device), "choice": str(choice), "batch_size": args.batch_size,
+               "gflop_per_photo": operations / 1e9, "ceiling_tflops": limit / 1e12, "images_per_s": speeds}  # fmt: skip
+    for name, value in median.items():
+        task = name.partition(",")[0]
+        times = 3 if task == "training" else 1
+        print(f"{name:18} {value:9.1f}  {min(speeds[name]):7.1f} to {max(speeds[name]):6.1f}  {value / median[f'{task}, bare']:7.2f}  "
+              f"{value / median[f'{task}, plain']:7.2f}  {times * operations * value / limit:5.1%}")  # fmt: skip
+    loader = statistics.median(loader_speeds) / max(1, workers)
+    print(f"\nloader alone: {loader:.0f} images/s for each process ({workers} workers)")
+    for name, milliseconds in parts.items():
+        print(f"  {name:28} {milliseconds:6.2f} ms a photo")
+    memory = sys.modules["machine"].peak_memory(fabric.device)
+    print(f"\n{operations / 1e9:.2f} GFLOP a photo forward; matrix products at {limit / 1e12:.2f} TFLOP/s in {choice.precision}; "
+          f"peak memory {memory:.1f} GB, plain loop included\n")  # fmt: skip
+    short = {"train": "training", "infer": "inference"}
+    ratios = {f"{key}_vs_{other}": ratio(speeds[f"{task}, ours"], speeds[f"{task}, {other}"])
+              for key, task in short.items() for other in ("bare", "plain")}  # fmt: skip
+    ratios["loader_vs_train"] = loader / median["training, ours"]
+    for name, value in ratios.items():
+        print(f"{name:16} {value:.2f}")
+    return figures | ratios | {"peak_memory_gb": memory, "loader_ms": parts}
+
+
+def ratio(ours, other) -> float:
+    """Median of the ratios within each repetition: what slows the machine down for a while slows both."""
+    return statistics.median(a / b for a, b in zip(ours, other, strict=True))
+
+
+def vote(rows: int, work: Path) -> dict:
+    """Seconds and peak memory of `ensemble.py vote` on eight CSVs of `rows` answers, its start included."""
+    import numpy as np
+
+    generator = np.random.default_rng(0)
+    ids = [f"{number:040x}.jpg" for number in range(rows)]
+    files = [work / f"member{number}.csv" for number in range(8)]
+    for number, file in enumerate(files):
+        answers = generator.integers(0, 18, rows)
+        file.write_text("ImageID,ans\n" + "".join(f"{name},{answer}\n" for name, answer in zip(ids, answers, strict=True)))
+        file.with_suffix(".json").write_text(json.dumps({"kind": "model", "macro_f1": 0.5 + number / 100}))
+    command = [sys.executable, ROOT / "ensemble.py", "vote", *files, "--output", work / "vote.csv"]
+    start = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - start
+    if status:
+        raise UserError("ensemble.py vote failed")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {"rows": rows, "seconds": round(seconds, 2), "peak_mb": round(usage.ru_maxrss * unit / 1e6)}
+
+
+if __name__ == "__main__":
+    run(main, parse_args())
