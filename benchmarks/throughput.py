@@ -10,7 +10,6 @@ plain   the loop as tutorials write it: fp32, PIL and torchvision, a default Dat
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -384,15 +383,16 @@ def vote(rows: int, work: Path) -> dict:
         answers = generator.integers(0, 18, rows)
         file.write_text("ImageID,ans\n" + "".join(f"{name},{answer}\n" for name, answer in zip(ids, answers, strict=True)))
         file.with_suffix(".json").write_text(json.dumps({"kind": "model", "macro_f1": 0.5 + number / 100}))
-    command = [sys.executable, ROOT / "ensemble.py", "vote", *files, "--output", work / "vote.csv"]
-    start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - start
-    if status:
-        raise UserError("ensemble.py vote failed")
-    unit = 1 if sys.platform == "darwin" else 1024
-    return {"rows": rows, "seconds": round(seconds, 2), "peak_mb": round(usage.ru_maxrss * unit / 1e6)}
+    # by way of a small process: a child's peak begins with the memory of the process that started it
+    watch = ("import json, resource, subprocess, sys, time; start = time.perf_counter(); "
+             "subprocess.run([sys.executable, *sys.argv[1:]], check=True, stdout=subprocess.DEVNULL); "
+             "print(json.dumps([time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss]))")  # fmt: skip
+    command = [sys.executable, "-c", watch, ROOT / "ensemble.py", "vote", *files, "--output", work / "vote.csv"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"ensemble.py vote failed: {done.stderr.strip()[-200:]}")
+    seconds, peak = json.loads(done.stdout)
+    return {"rows": rows, "seconds": round(seconds, 2), "peak_mb": round(peak * (1 if sys.platform == "darwin" else 1024) / 1e6)}
 
 
 if __name__ == "__main__":
