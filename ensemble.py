@@ -20,7 +20,7 @@ examples:
   python ensemble.py vote output/*.csv --top_k 8
   python ensemble.py vote output/*.csv --scores leaderboard.csv --method attribute
   python ensemble.py vote swin.csv beit.csv vit.csv --order given --output output/final.csv
-  python ensemble.py members output/*.csv --answers sample/eval/answers.csv
+  python ensemble.py members output/*.csv --answers sample/eval_answers.csv
 """
 
 

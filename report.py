@@ -1,13 +1,16 @@
-"""What people look at: the score of a CSV against known answers."""
+"""What people look at: a run, submissions side by side, a data folder, the score of a CSV against known answers."""
 
 import argparse
 from pathlib import Path
 
-from cli import HelpFormatter, UserError, run
+from cli import HelpFormatter, UserError, existing_folder, folder, read_json, run, safe_name
 
 EXAMPLES = """\
 examples:
-  python report.py score output/swin.csv sample/eval/answers.csv
+  python report.py run swin
+  python report.py compare output/*.csv --data_dir /data/eval
+  python report.py data /data/train
+  python report.py score output/swin.csv sample/eval_answers.csv
   python report.py score output/swin.csv answers.csv --json score.json
 """
 
@@ -15,6 +18,33 @@ examples:
 def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES, formatter_class=HelpFormatter)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add_command(name, summary, description, function):
+        command = commands.add_parser(name, help=summary, description=description, epilog=EXAMPLES, formatter_class=HelpFormatter)
+        command.set_defaults(main=function)
+        return command
+
+    command = add_command("run", "a page on one run: curves, confusion, calibration, mistakes",
+                          "One self-contained HTML page, and its pictures, on what a run did on people it did not train on.", run_report)
+    command.add_argument("name", metavar="NAME", help="the run, or its folder")
+    command.add_argument("--model_dir", metavar="DIR", help="where runs are (default: SM_MODEL_DIR, else ./model)")
+    command.add_argument("--output", metavar="DIR", type=Path, help="where the page goes (default: the run's folder report)")
+    command.add_argument("--photos", type=int, default=24, metavar="N", help="mistakes shown")
+
+    command = add_command("compare", "two or more submissions side by side",
+                          "Where submissions agree, which classes flow from one to another, and the photos they disagree on.", compare)
+    command.add_argument("csv", metavar="CSV", nargs="+", type=Path, help="answers, ImageID,ans")
+    command.add_argument("--answers", metavar="FILE", type=Path, help="the truth, for the score of each and of their vote")
+    command.add_argument("--data_dir", metavar="DIR", help="the folder that was answered, to show photos from (default: SM_CHANNEL_EVAL)")
+    command.add_argument("--output", metavar="DIR", type=Path, default=Path("output/compare"), help="where the page goes")
+    command.add_argument("--photos", type=int, default=24, metavar="N", help="photos shown")
+
+    command = add_command("data", "a page on a train folder: people, classes, photos",
+                          "People by gender and age, classes, sizes and colours of photos, and some photos of each class.", data)
+    command.add_argument("data_dir", metavar="DIR", help="train folder")
+    command.add_argument("--corrections", metavar="FILE", type=Path, help="applied to the labels first")
+    command.add_argument("--output", metavar="DIR", type=Path, default=Path("output/data"), help="where the page goes")
+    command.add_argument("--photos", type=int, default=6, metavar="N", help="photos shown of each class")
 
     command = commands.add_parser("score", help="macro-F1 and accuracies of a CSV whose answers are known", formatter_class=HelpFormatter,
                                   description="Macro-F1, accuracy and the accuracy of each attribute, rows matched by ImageID.",
@@ -24,6 +54,238 @@ def parse_args(argv=None) -> argparse.Namespace:
     command.add_argument("--json", metavar="FILE", type=Path, help="also write the scores here, and the F1 of every class")
     command.set_defaults(main=score)
     return parser.parse_args(argv)
+
+
+# ---------------------------------------------------------------------------- run
+
+
+def run_report(args) -> int:
+    path = Path(args.name) if Path(args.name).is_dir() else folder(args.model_dir, "SM_MODEL_DIR", default="model") / safe_name(args.name)
+    page = run_page(path, args.output, args.photos)
+    print(f"wrote {page}")
+    return 0
+
+
+def run_page(path: Path, output: Path | None = None, photos: int = 24) -> Path:
+    """The page on the run in folder `path`; its folds, if it has any, are taken together. UserError if nothing was held out."""
+    import numpy as np
+    import pandas as pd
+
+    import figures
+    import metrics
+    import run_folder
+
+    if not (path / "val_predictions.csv").is_file():
+        what = "validated on nobody (--val_ratio 0), or has not finished an epoch" if (path / "config.json").is_file() else "is not a run"
+        raise UserError(f"{path}: {what}; there is nothing to report")
+    predictions, log_probabilities = run_folder.read_predictions(path)
+    labels, ans, probabilities = predictions["label"].to_numpy(), predictions["ans"].to_numpy(), np.exp(log_probabilities)
+    confidence = probabilities[np.arange(len(ans)), ans]
+    scores, counts = metrics.score(labels, ans), metrics.confusion(labels, ans)
+    low, high = metrics.bootstrap(labels, ans, predictions["person"])
+    config = read_json(path / "config.json")["settings"] if (path / "config.json").is_file() else {}
+    summary = [("macro-F1", scores["macro_f1"]), ("95 % interval over people", f"{low:.4f} to {high:.4f}"),
+               *((name, scores[name]) for name in ("accuracy", "mask", "gender", "age")),
+               ("photos", f"{len(labels):,} of {predictions['person'].nunique():,} people"),
+               *((name, config[name]) for name in ("model", "head", "resize", "epochs", "batch_size", "lr", "criterion", "seed")
+                 if name in config)]  # fmt: skip
+    wrong = np.flatnonzero(ans != labels)
+    wrong = wrong[np.argsort(-confidence[wrong])][:photos]
+
+    def captions(rows):
+        return [f"is {figures.SHORT[labels[row]]}\n{confidence[row]:.0%} {figures.SHORT[ans[row]]}" for row in rows]
+
+    def sections():
+        yield "Score", figures.table(summary, ("", "")), None
+        if (path / "metrics.csv").is_file():
+            yield "Curves", "", figures.curves(pd.read_csv(path / "metrics.csv"))
+        yield "Attributes", "", figures.attribute_confusions(labels, ans)
+        yield "Confusion of the 18 classes", "", figures.confusion_matrix(counts, figures.SHORT, "Colour: share of the truth's photos")
+        yield "F1 by class", "", figures.class_bars(metrics.per_class_f1(labels, ans), counts.sum(axis=1))
+        chart, _ = figures.reliability(confidence, ans == labels)
+        yield "Calibration", "", chart
+        there = [row for row in wrong if Path(predictions["path"][row]).is_file()]
+        if there:
+            chart, names = figures.contact_sheet([predictions["path"][row] for row in there], captions(there))
+            yield "Most confident mistakes", names, chart
+            chart, why = gradcam(path, predictions["path"][there[:6]].tolist(), captions(there[:6]), ans[there[:6]])
+            yield "Where the model looked", why, chart
+        elif len(wrong):
+            yield "Most confident mistakes", f"<p>The photos are not in {Path(predictions['path'][wrong[0]]).parent} any more.</p>", None
+
+    return figures.write_page(output or path / "report", f"Run {path.name}", sections())
+
+
+def gradcam(path: Path, paths, captions, answers):
+    """Grad-CAM of the answers to some photos (Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391), or None, and words about it."""
+    import numpy as np
+    import torch
+
+    import figures
+    from model import load_model
+    from transforms import load_photo
+
+    try:
+        from pytorch_grad_cam import GradCAM
+        from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+    except ImportError:
+        return None, "<p>Left out: 'pip install grad-cam' adds this picture.</p>"
+    files = [path / "best.safetensors", *sorted(path.glob("fold-*/best.safetensors"))]
+    model = load_model(next(file for file in files if file.is_file()))
+    size, crop = tuple(model.description["resize"]), model.description["crop"]
+    layers = [info["module"] for info in getattr(model.backbone, "feature_info", [])]
+    if not layers:
+        return None, f"<p>Left out: timm names no layers of {model.description['architecture']} to look at.</p>"
+
+    def as_maps(features):
+        """(B, N, C) tokens or (B, H, W, C) -> (B, C, H, W)."""
+        if features.ndim == 3:
+            tokens = features[:, getattr(model.backbone, "num_prefix_tokens", 0) :]
+            height = round((tokens.shape[1] * size[0] / size[1]) ** 0.5)
+            features = tokens.unflatten(1, (height, tokens.shape[1] // height))
+        return features.permute(0, 3, 1, 2) if features.shape[-1] == model.backbone.num_features else features
+
+    photos = torch.from_numpy(np.stack([load_photo(file, size, crop) for file in paths])).permute(0, 3, 1, 2).float()
+    with GradCAM(model, [model.backbone.get_submodule(layers[-1])], reshape_transform=as_maps) as cam:
+        heat = cam(photos, [ClassifierOutputTarget(int(answer)) for answer in answers])
+    return figures.looked_at(paths, captions, heat, size, crop), "<p>Bright: what spoke for the answer.</p>"
+
+
+# ---------------------------------------------------------------------------- compare
+
+
+def compare(args) -> int:
+    import numpy as np
+    import pandas as pd
+
+    import figures
+    import metrics
+    from submission import align, read_submission
+
+    if len(args.csv) < 2:
+        raise UserError("compare: give two submissions or more")
+    first = read_submission(args.csv[0])
+    photos, names = pd.Index(first["ImageID"]), [path.stem for path in args.csv]
+    answers = [first["ans"].to_numpy()]
+    for path in args.csv[1:]:
+        other = read_submission(path)
+        answers.append(other["ans"].to_numpy()[align(path, other["ImageID"], photos)])
+    answers = np.stack(answers)
+    agreement = (answers[:, None] == answers[None]).mean(axis=2)
+    apart = [[np.mean(a == b) for a, b in zip(figures.parts(answers[0]), figures.parts(other), strict=True)] for other in answers[1:]]
+    differ = np.flatnonzero((answers != answers[0]).any(axis=0))
+    flows = [(names[0], figures.SHORT[a], names[n], figures.SHORT[b], int(count)) for n in range(1, len(names))
+             for (a, b), count in pd.Series(list(zip(answers[0], answers[n], strict=True))).value_counts().items() if a != b]  # fmt: skip
+    flows.sort(key=lambda flow: -flow[-1])
+    for name, row in zip(names[1:], agreement[0, 1:], strict=True):
+        print(f"{names[0]} and {name} agree on {row:.1%} of {len(photos):,} photos")
+    scored, truth = [], None
+    if args.answers:
+        known = read_submission(args.answers)
+        truth = known["ans"].to_numpy()[align(args.answers, known["ImageID"], photos)]
+        votes = np.stack([(answers == label).sum(axis=0) for label in range(metrics.CLASSES)])
+        best = votes == votes.max(axis=0)
+        vote = next_best(answers, best)
+        for name, ans in [*zip(names, answers, strict=True), ("their vote", vote)]:
+            scores = metrics.score(truth, ans)
+            scored.append((name, *(scores[key] for key in ("macro_f1", "accuracy", "mask", "gender", "age"))))
+            print(f"{name}: macro-F1 {scores['macro_f1']:.4f}, accuracy {scores['accuracy']:.4f}")
+
+    def sections():
+        if scored:
+            yield "Scores", figures.table(scored, ("submission", "macro-F1", "accuracy", "mask", "gender", "age")), None
+        yield "Agreement", "", figures.agreement_matrix(agreement, names, "Photos answered alike")
+        rows = [(f"{names[0]} and {name}", *map(float, row)) for name, row in zip(names[1:], apart, strict=True)]
+        yield "Agreement by attribute", figures.table(rows, ("", "mask", "gender", "age")), None
+        yield "What becomes what", figures.table(flows[:30], (names[0], "says", "where", "says", "photos")), None
+        if not len(differ):
+            yield "Photos they disagree on", "<p>None.</p>", None
+            return
+        listed = figures.table([(photos[row], *(figures.SHORT[ans] for ans in answers[:, row])) for row in differ[: args.photos]],
+                               ("photo", *names))  # fmt: skip
+        images = photo_paths(args.data_dir, photos[differ])
+        if not images:
+            yield "Photos they disagree on", f"<p>{len(differ):,} in all; --data_dir shows them.</p>{listed}", None
+            return
+        captions = ["\n".join(figures.SHORT[ans] for ans in answers[:, row][:4]) for row in differ[: args.photos]]
+        if truth is not None:
+            captions = [f"{caption}\nis {figures.SHORT[truth[row]]}" for caption, row in zip(captions, differ, strict=False)]
+        chart, _ = figures.contact_sheet(images[: args.photos], captions)
+        yield f"Photos they disagree on, {len(differ):,} in all", f"<p>Above each photo: {', '.join(names[:4])}.</p>{listed}", chart
+
+    print(f"wrote {figures.write_page(args.output, f'{names[0]} and {len(names) - 1} more', sections())}")
+    return 0
+
+
+def next_best(answers, best):
+    """The vote (N,): of the classes with the most votes, the one that the first submission in order answered."""
+    import numpy as np
+
+    tied = np.take_along_axis(best, answers, axis=0)  # (submissions, photos): whether its answer is among the best
+    return np.take_along_axis(answers, tied.argmax(axis=0)[None], axis=0)[0]
+
+
+def photo_paths(data_dir, ids) -> list[Path]:
+    """Where the photos with these ImageIDs are; none unless the folder holds them all."""
+    import os
+
+    given = data_dir or os.environ.get("SM_CHANNEL_EVAL")
+    if not given:
+        return []
+    root = existing_folder(given, "--data_dir")
+    root = root / "images" if (root / "images").is_dir() else root
+    paths = [root / name for name in ids]
+    return paths if all(path.is_file() and path.resolve().is_relative_to(root.resolve()) for path in paths) else []
+
+
+# ---------------------------------------------------------------------------- data
+
+
+def data(args) -> int:
+    import numpy as np
+
+    import dataset
+    import figures
+    from transforms import PhotoError, load_photo, open_photo
+
+    frame = dataset.read_train(existing_folder(args.data_dir, "DIR"), args.corrections)
+    people = frame.drop_duplicates("person")
+    generator = np.random.default_rng(0)
+    sizes, histograms, unreadable = {}, np.zeros((3, 256)), 0
+    for path in frame["path"]:
+        try:
+            with open_photo(path) as photo:
+                sizes[photo.size] = sizes.get(photo.size, 0) + 1
+        except PhotoError:
+            unreadable += 1
+    for row in generator.permutation(len(frame))[:500]:
+        try:
+            pixels = load_photo(frame["path"][row], (128, 96))
+        except PhotoError:
+            continue
+        histograms += [np.bincount(pixels[..., channel].ravel(), minlength=256) for channel in range(3)]
+    share = histograms / histograms.sum(axis=1, keepdims=True)
+    values = np.arange(256) / 255
+    mean = share @ values
+    std = np.sqrt(share @ values**2 - mean**2)
+    common = sorted(sizes.items(), key=lambda item: -item[1])[:10]
+
+    def sections():
+        per_person = frame["person"].value_counts().value_counts()
+        rows = [("people", f"{len(people):,}"), ("photos", f"{len(frame):,}"), ("photos that cannot be opened", f"{unreadable:,}"),
+                ("photos a person", ", ".join(f"{count} ({n:,} people)" for count, n in per_person.items()))]  # fmt: skip
+        yield "In all", figures.table(rows, ("", "")), None
+        yield "People by gender and age", "", figures.ages(people)
+        yield "The 18 classes", "", figures.class_counts(frame["label"].to_numpy())
+        yield "Sizes", figures.table([(f"{w} x {h}", f"{n:,}") for (w, h), n in common], ("width x height", "photos")), None
+        yield "Colours", "<p>Of 500 photos drawn at random.</p>", figures.channel_histograms(histograms, mean, std)
+        for label, of_class in frame.groupby("label"):
+            chosen = of_class.iloc[generator.permutation(len(of_class))[: args.photos]]
+            chart, names = figures.contact_sheet(chosen["path"].tolist(), [f"{age} years" for age in chosen["age"]])
+            yield figures.CLASS_NAMES[label], names, chart
+
+    print(f"wrote {figures.write_page(args.output, f'Data in {args.data_dir}', sections())}")
+    return 0
 
 
 # ---------------------------------------------------------------------------- score

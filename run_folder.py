@@ -15,7 +15,7 @@ from dataset import CLASSES
 
 # Flags that may differ when a run goes on: they do not change what is computed.
 FREE = {"resume", "name", "model_dir", "config", "recipe", "workers", "cache", "log_interval", "logger", "save_interval", "check_photos",
-        "valid_batch_size", "data_dir", "split", "keep"}  # fmt: skip
+        "valid_batch_size", "data_dir", "split", "keep", "report"}  # fmt: skip
 
 
 def create(model_dir: Path, name: str) -> Path:

@@ -147,7 +147,9 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("--checkpointing", default="auto", choices=("auto", "yes", "no"),
                    help="activation checkpointing; auto: on a GPU too small without")
     g.add_argument("--log_interval", type=int, default=20, metavar="STEPS", help="steps between two looks at the loss")
-    g.add_argument("--logger", choices=("tensorboard", "none"), default="tensorboard", help="beside metrics.csv, which is always written")
+    g.add_argument("--logger", choices=("tensorboard", "wandb", "csv"), default="tensorboard",
+                   help="beside metrics.csv, which is always written and all that csv means")
+    g.add_argument("--report", choices=("yes", "no"), default="yes", help="at the end make the run's page, as report.py run does")
     return p
 
 

@@ -20,6 +20,7 @@ import os
 import signal
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -209,8 +210,8 @@ def train(args, frame, split, fold, path: Path, launcher: Fabric) -> dict:
     kind = machine.accelerator(args.accelerator)
     resumed = args.resume == "yes" and (path / "config.json").is_file() and run_folder.check_same_run(path, args)
     choice = machine.Choice(**resumed) if resumed else launcher.broadcast(machine.choose(model, kind, args, training=True))
-    loggers = [] if args.logger == "none" else [TensorBoardLogger(path.parent, name=path.name, version="")]
-    fabric = Fabric(accelerator=kind, devices=args.devices, num_nodes=args.nodes, precision=choice.fabric_precision, loggers=loggers)
+    fabric = Fabric(accelerator=kind, devices=args.devices, num_nodes=args.nodes, precision=choice.fabric_precision,
+                    loggers=build_loggers(args.logger, path))  # fmt: skip
     fabric.launch()
     workers = machine.default_workers(kind) if args.workers is None else args.workers
     micro, accumulate = args.batch_size // choice.split, args.accumulate * choice.split
@@ -321,6 +322,8 @@ def train(args, frame, split, fold, path: Path, launcher: Fabric) -> dict:
                 if len(val_frame):
                     run_folder.write_predictions(path, val_frame, log_probabilities)
             fabric.log_dict({key: float(value) for key, value in row.items() if key != "epoch"}, step=epoch + 1)
+            if args.logger == "tensorboard" and len(val_frame):
+                log_pictures(fabric.logger.experiment, val_frame, log_probabilities, epoch + 1)
         save(path, fabric, parts, state)
         if fabric.is_global_zero:
             run_folder.keep_checkpoints(path, epoch + 1, args.keep)
@@ -335,6 +338,31 @@ def agreed(wish: bool, fabric) -> bool:
     if fabric.world_size == 1:
         return wish
     return fabric.all_reduce(torch.tensor(float(wish), device=fabric.device), reduce_op="sum").item() > 0
+
+
+def build_loggers(name: str, path: Path) -> list:
+    if name == "tensorboard":
+        return [TensorBoardLogger(path.parent, name=path.name, version="")]
+    if name == "wandb":
+        if find_spec("wandb") is None:
+            raise UserError("--logger wandb: is not installed; 'pip install wandb', or use --logger tensorboard")
+        from pytorch_lightning.loggers import WandbLogger
+
+        return [WandbLogger(name=path.name, save_dir=path)]
+    return []
+
+
+def log_pictures(writer, frame, log_probabilities, epoch: int) -> None:
+    """The confusion matrix, and twelve photos held out with truth and answer, into TensorBoard."""
+    import figures
+
+    ans = log_probabilities.argmax(axis=1)
+    counts = metrics.confusion(frame["label"].to_numpy(), ans)
+    writer.add_figure("confusion", figures.confusion_matrix(counts, figures.SHORT, f"epoch {epoch}"), epoch)
+    rows = np.linspace(0, len(frame) - 1, min(12, len(frame))).astype(int)
+    captions = [f"is {figures.SHORT[frame['label'][row]]}\n{np.exp(log_probabilities[row, ans[row]]):.0%} {figures.SHORT[ans[row]]}"
+                for row in rows]  # fmt: skip
+    writer.add_figure("photos", figures.contact_sheet(frame["path"][rows].tolist(), captions)[0], epoch)
 
 
 class Stop:
@@ -455,6 +483,10 @@ def main(args) -> int:
     if launcher.is_global_zero:
         write_json(model_dir / "latest.json", {"run": str(path.relative_to(model_dir))})
     if "macro_f1" in best:
+        if args.report == "yes" and launcher.is_global_zero:
+            from report import run_page
+
+            say(f"report: {run_page(path)}")
         say(f"\nvalidation macro-F1 {best['macro_f1']:.4f} ({where}), accuracy {best['accuracy']:.4f}")
     say(f"run folder: {path}\nnext: sh inference.sh")
     return 0

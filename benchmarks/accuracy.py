@@ -86,7 +86,7 @@ def run_recipe(name, seed, members, ways, args, work: Path):
         run_name = f"{name}-{'oof' if args.folds else 'all'}-seed{seed}" + (f"-{number}" if number else "")
         subprocess.run(["rm", "-rf", work / run_name], check=True)  # an interrupted row begins anew
         script("train.py", "--data_dir", args.data_dir, "--model_dir", work, "--name", run_name, "--seed", 100 * number + seed,
-               "--check_photos", "no", "--logger", "none", *folds, *args.common, *flags.split())  # fmt: skip
+               "--check_photos", "no", "--logger", "csv", "--report", "no", *folds, *args.common, *flags.split())  # fmt: skip
         names.append(run_name)
         epochs += [float(row["seconds"]) for file in sorted((work / run_name).rglob("metrics.csv")) for row in csv.DictReader(file.open())]
     trained = time.perf_counter() - start

@@ -23,8 +23,8 @@ sys.path.insert(0, str(ROOT))
 from cli import HelpFormatter, UserError, run  # noqa: E402
 
 FLAGS = ["--model", "test_efficientnet", "--pretrained", "no", "--resize", "32", "24", "--batch_size", "16", "--precision", "fp32",
-         "--layout", "last", "--logger", "none", "--mixup", "0.3", "--half_face", "0.3", "--ema", "0.9", "--sampling", "weighted",
-         "--check_photos", "no"]  # fmt: skip
+         "--layout", "last", "--logger", "csv", "--report", "no", "--mixup", "0.3", "--half_face", "0.3", "--ema", "0.9",
+         "--sampling", "weighted", "--check_photos", "no"]  # fmt: skip
 
 
 def parse_args() -> argparse.Namespace:

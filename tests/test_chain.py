@@ -24,7 +24,7 @@ import train
 from cli import ROOT, UserError
 
 TINY = ["--model", "test_efficientnet", "--pretrained", "no", "--resize", "32", "24", "--batch_size", "16", "--precision", "fp32",
-        "--layout", "last", "--logger", "none", "--workers", "0"]  # fmt: skip
+        "--layout", "last", "--logger", "csv", "--report", "no", "--workers", "0"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,19 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+from PIL import Image
+from sklearn.metrics import f1_score
 
 import report
+import run_folder
 from cli import ROOT, UserError
+from model import MaskClassifier, save_model
 
 
 @pytest.fixture
@@ -83,3 +90,102 @@ def test_the_command_ends_with_2_and_one_line(files):
 def test_help_shows_examples_and_imports_nothing_heavy(argv):
     done = subprocess.run([sys.executable, "-X", "importtime", str(ROOT / "report.py"), *argv], capture_output=True, text=True)
     assert done.returncode == 0 and "examples:" in done.stdout and "numpy" not in done.stderr
+
+
+# ---------------------------------------------------------------------------- pages
+
+
+@pytest.fixture
+def a_run(tmp_path, photos):
+    """A run folder with the predictions for 40 photos of 10 people, whose names are Korean."""
+    generator = np.random.default_rng(3)
+    (tmp_path / "runs" / "swin").mkdir(parents=True)
+    (tmp_path / "홍길동_male_Asian_30").mkdir()
+    paths = [path.rename(tmp_path / "홍길동_male_Asian_30" / f"사진 {n}.png") for n, path in enumerate(photos(40, (32, 24)))]
+    probabilities = generator.dirichlet(np.ones(18) * 0.3, 40)
+    frame = pd.DataFrame({"person": [f"p{n // 4}" for n in range(40)], "path": list(map(str, paths))})
+    frame["label"] = generator.integers(0, 18, 40)
+    run_folder.write_predictions(tmp_path / "runs" / "swin", frame, np.log(probabilities.clip(1e-9)))
+    pd.DataFrame({"epoch": [1, 2], "loss": [2.0, 1.5], "macro_f1": [0.1, 0.2], "mask": [0.5, 0.6], "gender": [0.5, 0.6], "age": [0.5, 0.6]}
+                 ).to_csv(tmp_path / "runs" / "swin" / "metrics.csv", index=False)  # fmt: skip
+    model = MaskClassifier("test_efficientnet", "years", (64, 48), crop=[448, 336], bands=[30, 60], macro_f1=None, drawn=False)
+    save_model(model, tmp_path / "runs" / "swin" / "best.safetensors")
+    return tmp_path / "runs" / "swin"
+
+
+def test_the_page_on_a_run_tells_its_score_and_needs_no_other_file(a_run):
+    assert report.run_report(report.parse_args(["run", "swin", "--model_dir", str(a_run.parent)])) == 0
+    page = (a_run / "report" / "index.html").read_text(encoding="utf-8")
+    table = pd.read_csv(a_run / "val_predictions.csv")
+    assert f"{f1_score(table['label'], table['ans'], average='macro'):.4f}" in page
+    assert f"{(table['label'] == table['ans']).mean():.4f}" in page and "사진 " in page
+    sources = re.findall(r'(?:src|href)="([^"]{,40})', page)
+    assert len(sources) >= 6 and all(source.startswith("data:image/png;base64,") for source in sources)
+    pictures = sorted((a_run / "report").glob("*.png"))
+    assert len(pictures) == len(sources) and all(Image.open(picture).size[0] > 300 for picture in pictures)
+
+
+def test_mistakes_are_shown_most_confident_first(a_run, monkeypatch):
+    shown = []
+    monkeypatch.setattr("figures.contact_sheet", lambda paths, captions: (shown.extend(paths), (None, ""))[1])
+    monkeypatch.setattr(report, "gradcam", lambda *_: (None, ""))
+    report.run_page(a_run, photos=5)
+    table = pd.read_csv(a_run / "val_predictions.csv")
+    table["confidence"] = [table[f"p{ans}"][row] for row, ans in enumerate(table["ans"])]
+    wrong = table[table["ans"] != table["label"]].sort_values("confidence", ascending=False)
+    assert shown == wrong["path"][:5].tolist()
+
+
+def test_a_run_without_predictions_is_told(tmp_path):
+    with pytest.raises(UserError, match="is not a run"):
+        report.run_page(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="val_ratio 0"):
+        report.run_page(tmp_path)
+
+
+@pytest.fixture
+def two(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a.csv").write_text("ImageID,ans\nx.jpg,0\ny.jpg,1\nz.jpg,17\nw.jpg,4\n")
+    Path("b.csv").write_text("ImageID,ans\nz.jpg,17\ny.jpg,2\nx.jpg,0\nw.jpg,4\n")
+    Path("c.csv").write_text("ImageID,ans\nx.jpg,3\ny.jpg,2\nz.jpg,17\nw.jpg,1\n")
+    Path("truth.csv").write_text("ImageID,ans\nx.jpg,0\ny.jpg,2\nz.jpg,17\nw.jpg,4\n")
+
+
+def test_submissions_are_compared_by_photo(two, capsys):
+    report.compare(report.parse_args(["compare", "a.csv", "b.csv", "c.csv", "--answers", "truth.csv", "--output", "out"]))
+    out = capsys.readouterr().out
+    assert "a and b agree on 75.0% of 4 photos" in out and "a and c agree on 25.0%" in out
+    assert "a: macro-F1 0.6000, accuracy 0.7500" in out and "their vote: macro-F1 1.0000" in out
+    page = Path("out/index.html").read_text()
+    assert "<td>y.jpg</td><td>worn male 30-59</td><td>worn male 60+</td><td>worn male 60+</td>" in page
+
+
+def test_photos_that_differ_are_shown(two, photos, tmp_path):
+    (tmp_path / "eval").mkdir()
+    for path, name in zip(photos(4), "xyzw", strict=True):
+        with Image.open(path) as photo:
+            photo.save(tmp_path / "eval" / f"{name}.jpg")
+    report.compare(report.parse_args(["compare", "a.csv", "b.csv", "--data_dir", "eval", "--output", "out"]))
+    assert any("disagree" in path.name for path in Path("out").glob("*.png"))
+
+
+def test_one_submission_or_other_photos_are_refused(two):
+    with pytest.raises(UserError, match="two submissions"):
+        report.compare(report.parse_args(["compare", "a.csv"]))
+    Path("d.csv").write_text("ImageID,ans\nv.jpg,0\n")
+    with pytest.raises(UserError, match=r"d\.csv: answers other photos"):
+        report.compare(report.parse_args(["compare", "a.csv", "d.csv"]))
+
+
+def test_the_page_on_a_data_folder_counts_people_and_photos(tmp_path, photos, capsys):
+    for number, age in enumerate((20, 35, 61)):
+        folder = tmp_path / "train" / "images" / f"00{number}_female_Asian_{age}"
+        folder.mkdir(parents=True)
+        for path, stem in zip(photos(2), ("mask1", "normal"), strict=True):
+            path.rename(folder / f"{stem}.png")
+    report.data(report.parse_args(["data", str(tmp_path / "train"), "--output", str(tmp_path / "out")]))
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "<td>people</td><td>3</td>" in page and "<td>photos</td><td>6</td>" in page and "<td>12 x 16</td><td>6</td>" in page
+    assert len(list((tmp_path / "out").glob("*.png"))) == 3 + 6
