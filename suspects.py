@@ -1,0 +1,137 @@
+"""Labels that are probably wrong, ranked by confident learning (cleanlab) on out-of-fold predictions; a page to judge them by eye.
+
+Confident learning: Northcutt et al. 2021, https://arxiv.org/abs/1911.00068.
+"""
+
+import base64
+import html
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+import run_folder
+from cli import UserError, atomic
+from dataset import AGES, GENDERS, MASKS
+from transforms import PhotoError, load_photo
+
+COLUMNS = ["field", "person", "photo", "path", "given", "better", "score", "suspect"]
+CODES = {"mask": (6, 3, MASKS), "gender": (3, 2, GENDERS), "age": (1, 3, AGES)}  # label // step % count
+
+
+def predictions_of(runs: list[Path]) -> pd.DataFrame:
+    """person, path, label and the 18 probabilities, averaged over runs that validated the same photos; UserError if they did not."""
+    tables = []
+    for run in runs:
+        if not (run / "val_predictions.csv").is_file():
+            raise UserError(f"{run}: has no val_predictions.csv; give a run that held people out, best one of --folds")
+        tables.append(run_folder.read_predictions(run)[0].sort_values("path", ignore_index=True))
+    first = tables[0]
+    for run, table in zip(runs, tables, strict=True):
+        if not table["path"].equals(first["path"]) or not table["label"].equals(first["label"]):
+            raise UserError(f"{run}: validated other photos than {runs[0]}, or with other labels; give runs of one --folds and data set")
+    columns = [f"p{label}" for label in range(18)]
+    return first[["person", "path", "label"]].join(sum(table[columns] for table in tables) / len(tables))
+
+
+def rank(table: pd.DataFrame) -> pd.DataFrame:
+    """All labels, the most suspect first in each attribute: field, person, photo, path, given, better, score, suspect.
+
+    Mask is judged by photo; gender and age band by person, over the mean of the person's photos. score: cleanlab's label quality,
+    0 (wrong) to 1; suspect: whether confident learning takes it for wrong.
+    """
+    from cleanlab.filter import find_label_issues
+    from cleanlab.rank import get_label_quality_scores
+
+    probabilities = table[[f"p{label}" for label in range(18)]].to_numpy()
+    ranked = []
+    for field, (step, count, names) in CODES.items():
+        codes = np.arange(18) // step % count
+        share = np.stack([probabilities[:, codes == code].sum(axis=1) for code in range(count)], axis=1)
+        of = pd.DataFrame(share).assign(person=table["person"], path=table["path"], label=table["label"] // step % count)
+        of["photo"] = [Path(path).stem.lower() for path in of["path"]]
+        if field != "mask":
+            taken = {**dict.fromkeys(range(count), "mean"), "path": "last", "label": "first"}
+            of = of.groupby("person", as_index=False).agg(taken).assign(photo="")
+        share = of[list(range(count))].to_numpy()
+        share = share / share.sum(axis=1, keepdims=True)
+        labels = of["label"].to_numpy()
+        present = np.isin(range(count), labels)
+        if present.sum() < 2:
+            continue  # nothing can be mistaken for another class
+        known = np.cumsum(present) - 1  # cleanlab wants the classes without gaps
+        among = share[:, present] / share[:, present].sum(axis=1, keepdims=True)
+        of["score"] = get_label_quality_scores(known[labels], among)
+        of["suspect"] = find_label_issues(known[labels], among)
+        of = of.assign(field=field, given=[names[code] for code in labels], better=[names[code] for code in share.argmax(axis=1)])
+        ranked.append(of.sort_values(["score", "person", "photo"])[COLUMNS])
+    return pd.concat(ranked, ignore_index=True)
+
+
+def draft(ranked: pd.DataFrame) -> pd.DataFrame:
+    """The suspects as corrections: person, field, value, photo. An age band has no value to put in: its year is left to the reader."""
+    chosen = ranked[ranked["suspect"] & (ranked["field"] != "age") & (ranked["given"] != ranked["better"])]
+    return chosen.rename(columns={"better": "value"})[["person", "field", "value", "photo"]]
+
+
+def write_page(shown: pd.DataFrame, output: Path) -> None:
+    """A page with a photo for each row, to be accepted or rejected, which gives the accepted ones back as corrections.csv."""
+    rows = []
+    for number, row in enumerate(shown.to_dict("records")):
+        try:
+            stream = io.BytesIO()
+            Image.fromarray(load_photo(row["path"], (160, 120))).save(stream, "JPEG", quality=85)
+            picture = f'<img src="data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}" alt="">'
+        except PhotoError as error:
+            picture = f"<p>{html.escape(error.reason)}</p>"
+        name = html.escape(f"{row['person']} {row['photo']}")
+        value = '<input type="number" min="0" max="120" placeholder="age">' if row["field"] == "age" else ""
+        rows.append(f'<figure data-n="{number}">{picture}<figcaption>{name}<br>{row["field"]}: <b>{html.escape(row["given"])}</b> → '
+                    f'<b>{html.escape(row["better"])}</b> ({row["score"]:.2f}) {value}</figcaption><button class="yes">accept</button>'
+                    f'<button class="no">reject</button></figure>')  # fmt: skip
+    data = [{key: row[key] for key in ("person", "field", "better", "photo")} for row in shown.to_dict("records")]
+    page = PAGE.replace("ROWS", "\n".join(rows)).replace("DATA", json.dumps(data, ensure_ascii=False).replace("</", "<\\/"))
+    with atomic(output) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+PAGE = """<!DOCTYPE html>
+<html lang="en"><meta charset="utf-8"><title>Suspect labels</title>
+<style>
+body{font:14px/1.4 system-ui,"Noto Sans KR","Malgun Gothic",sans-serif;margin:1em;color:#222}
+header{position:sticky;top:0;background:#fff;padding:.5em 0;border-bottom:1px solid #ddd}
+main{display:grid;grid-template-columns:repeat(auto-fill,minmax(190px,1fr));gap:1em;margin-top:1em}
+figure{margin:0;padding:.6em;border:2px solid #ddd;border-radius:6px;overflow-wrap:anywhere}
+figure.accepted{border-color:#0072B2;background:#eaf4fb}figure.rejected{opacity:.4}
+img{width:120px;height:160px}input{width:4.5em}button{margin:.4em .4em 0 0}
+</style>
+<header><b>Suspect labels</b>, the most suspect first. Given label → what the model says (quality of the label, 0 to 1).
+<button id="save">save accepted as corrections.csv</button> <span id="count"></span></header>
+<main>ROWS</main>
+<script>
+const rows = DATA;
+const figures = [...document.querySelectorAll("figure")];
+const count = () => { document.getElementById("count").textContent = document.querySelectorAll(".accepted").length + " accepted"; };
+figures.forEach(f => {
+  f.querySelector(".yes").onclick = () => { f.className = f.className === "accepted" ? "" : "accepted"; count(); };
+  f.querySelector(".no").onclick = () => { f.className = f.className === "rejected" ? "" : "rejected"; count(); };
+});
+const cell = text => /[",\\n\\r]/.test(text) ? '"' + text.replaceAll('"', '""') + '"' : text;
+document.getElementById("save").onclick = () => {
+  const lines = ["person,field,value,photo"], missing = [];
+  figures.filter(f => f.className === "accepted").forEach(f => {
+    const row = rows[f.dataset.n], value = row.field === "age" ? f.querySelector("input").value : row.better;
+    if (value === "") missing.push(row.person); else lines.push([row.person, row.field, value, row.photo].map(cell).join(","));
+  });
+  if (missing.length) { alert("give an age in years for " + missing.join(", ")); return; }
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([lines.join("\\n") + "\\n"], {type: "text/csv"}));
+  link.download = "corrections.csv";
+  link.click();
+};
+count();
+</script></html>
+"""
