@@ -175,6 +175,18 @@ def face_cropper(model_file: Path | None, margin: float, threshold: float = 0.6)
     return cropper(detect, margin)
 
 
+def cropped(paths, model_file: Path, folder: Path) -> list[Path]:
+    """The faces of photos, in `folder`; of one that cannot be read its own path, so that it is named where it is read."""
+    change = face_cropper(model_file, margin=0.6)
+
+    def one(number: int, path: Path) -> Path:
+        target = folder / f"{number}.png"
+        return path if make(path, target, "", change)[1].startswith("not read") else target
+
+    with ThreadPoolExecutor(cores()) as pool:
+        return list(pool.map(one, range(len(paths)), map(Path, paths)))
+
+
 def cropper(detect, margin: float):
     """As face_cropper, with any detector: (H, W, 3) RGB -> (N, >= 4) rows of left, top, width, height, or None."""
 

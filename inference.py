@@ -35,6 +35,8 @@ def parse_args(arguments=None) -> argparse.Namespace:
     g.add_argument("--data_dir", metavar="DIR", help="eval folder with info.csv, or any folder of images (default: SM_CHANNEL_EVAL)")
     g.add_argument("--on_error", choices=("fail", "skip", "fallback"), default="fail",
                    help="photos that cannot be read: stop before any work, leave them out, or answer them with the average of the others")
+    g.add_argument("--crop_faces", metavar="FILE", help="first crop the face out of each photo, found by OpenCV's YuNet (its model file): "
+                   "for photos that are no portraits")
     g = p.add_argument_group("answers")
     g.add_argument("--output_dir", metavar="DIR", help="where submissions go (default: SM_OUTPUT_DATA_DIR, else ./output)")
     g.add_argument("--output_name", metavar="NAME", help="name of the submission (default: the runs' names)")
@@ -106,6 +108,7 @@ if __name__ == "__main__":  # before the heavy imports, so that --help answers a
 
 import logging
 import sys
+import tempfile
 import time
 
 import numpy as np
@@ -179,6 +182,11 @@ def main(args) -> int:
             more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
             raise UserError(f"{bad[0]}{more}; mend it, or use --on_error skip or fallback")
 
+    faces = tempfile.TemporaryDirectory()
+    if args.crop_faces:
+        from images import cropped
+
+        frame = frame.assign(path=list(map(str, cropped(frame["path"], Path(args.crop_faces), Path(faces.name)))))
     launcher = Fabric(accelerator=machine.accelerator(args.accelerator), devices=args.devices)
     launcher.launch()
     try:
@@ -187,6 +195,7 @@ def main(args) -> int:
         if not machine.is_out_of_memory(error):
             raise
         raise UserError(f"--batch_size {args.batch_size} does not fit in memory; lower it") from None
+    faces.cleanup()
     if not launcher.is_global_zero:
         return 0
     unread = np.isnan(probabilities).any(axis=1)

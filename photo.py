@@ -6,6 +6,7 @@
 """
 
 import json
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -165,10 +166,16 @@ def main(args, files: list[Path]) -> int:
     if description.get("drawn"):
         print("warning: this model has seen drawn faces only; its answers on photos mean nothing")
     photos = photos_in(args.photos)
+    seen = photos
+    if args.crop_faces:
+        from images import cropped
+
+        faces = tempfile.TemporaryDirectory()
+        seen = cropped(photos, Path(args.crop_faces), Path(faces.name))
     width, unread, taken = max(len(str(photo)) for photo in photos), 0, set()
-    for photo in photos:
+    for photo, face in zip(photos, seen, strict=True):
         try:
-            pixels = load_photo(photo, tuple(description["resize"]), description["crop"])
+            pixels = load_photo(face, tuple(description["resize"]), description["crop"])
         except PhotoError as error:
             print(f"{photo!s:<{width}}  cannot be answered: {error.reason}")
             unread += 1

@@ -74,11 +74,22 @@ def part(frame, split, fold, args):
     if args.drop_ages:
         train = train[~train["age"].between(*args.drop_ages)]
     train = dataset.thin(train.reset_index(drop=True), args.thin, args.seed)
+    weights = None if train.empty else dataset.sampling_weights(train["label"].to_numpy(), args.sampling)
+    if args.thin or args.drop_ages or weights is not None:
+        say(f"photos in an epoch, of all:      {tally(frame[~held_out]['label'])}\n"
+            f"photos in an epoch, as sampled:  {tally(train['label'], weights)}")
     if train.empty:
         raise UserError("no photo is left to train on; look at --drop_ages, --split and --fold")
     if val.empty and (args.val_ratio or args.folds):
         raise UserError(f"nobody is left to validate on in fold {fold}; look at --val_ratio, --split and --fold")
     return train, val
+
+
+def tally(labels, weights=None) -> str:
+    """Photos by the values of each attribute in words; with `weights`, as many as an epoch draws of them on average."""
+    counts = np.bincount(labels, None if weights is None else weights * len(labels), dataset.CLASSES).reshape(3, 2, 3)
+    return "; ".join(f"{name} " + " / ".join(f"{count:,.0f}" for count in counts.sum(axis=axes))
+                     for name, axes in (("mask", (1, 2)), ("gender", (0, 2)), ("age", (0, 1))))  # fmt: skip
 
 
 def build_loader(photos, sampler, batch_size, workers, device, drop_last=False):

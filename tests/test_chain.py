@@ -355,3 +355,10 @@ def test_two_processes_answer_as_one(drawn, tmp_path):
     assert list(ids) == list(other_ids) == list(pd.read_csv(drawn / "eval" / "info.csv")["ImageID"])
     np.testing.assert_allclose(probabilities, expected, atol=1e-6)
     assert two.stdout.count("wrote") == 1
+
+
+def test_sampling_is_told_before_and_after(drawn, tmp_path, capsys):
+    trained(drawn, tmp_path, "--epochs", "1", "--thin", "2", "--sampling", "balanced")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("photos in an epoch")]
+    before, after = (np.array([int(n.replace(",", "")) for n in line.split("mask ")[1].split(";")[0].split(" / ")]) for line in lines)
+    assert before[0] > 4 * before[1] and abs(after[0] - after[1]) <= 1 and after.sum() < before.sum()
