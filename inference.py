@@ -15,7 +15,7 @@ from cli import IMAGE_EXTENSIONS, HelpFormatter, UserError, data_folder, existin
 
 def parse_args(arguments=None) -> argparse.Namespace:
     p = argparse.ArgumentParser(
-        prog="inference.py", formatter_class=HelpFormatter, allow_abbrev=False,
+        prog="inference.py", usage="inference.py [PHOTO...] [--FLAG VALUE]...", formatter_class=HelpFormatter, allow_abbrev=False,
         description="Answer every photo of a folder and write a submission.",
         epilog="examples:\n"
         "  SM_CHANNEL_EVAL=/data/eval python inference.py --name swin --batch_size 64\n"

@@ -39,7 +39,7 @@ FOR_TRANSFORMERS = {"lr": 2e-5, "batch_size": 16, "weight_decay": 0.01, "crop": 
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
-        prog="train.py", formatter_class=HelpFormatter, allow_abbrev=False,
+        prog="train.py", usage="train.py [--FLAG VALUE]...", formatter_class=HelpFormatter, allow_abbrev=False,
         description="Train one model on a folder of people; everything it leaves is in one run folder, MODEL_DIR/NAME.",
         epilog="examples:\n"
         "  SM_CHANNEL_TRAIN=/data/train python train.py --model SwinTransformerLarge384 --name swin\n"
