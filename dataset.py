@@ -8,6 +8,7 @@ Pixels (decoding, cropping, augmentation) are in `transforms.py`.
 import mmap
 import os
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -393,17 +394,35 @@ class Photos:
         return len(self.paths)
 
     def __getitem__(self, key):
+        return self.finish(key, self.load_or_error(key[1]))
+
+    def __getitems__(self, keys):
+        """A batch: decoded by a thread a core, unless worker processes share the work out already."""
+        from torch.utils.data import get_worker_info
+
+        rows = [row for _, row in keys]
+        if get_worker_info() is not None or cores() == 1 or (self.cached is not None and self.cached[rows].all()):
+            return [self[key] for key in keys]
+        with ThreadPoolExecutor(cores()) as pool:
+            return [self.finish(key, pixels) for key, pixels in zip(keys, pool.map(self.load_or_error, rows), strict=True)]
+
+    def finish(self, key, pixels):
+        """Augment what load_or_error gave, or raise or mark the error."""
         epoch, row = key
-        try:
-            pixels = self.load(row)
-        except PhotoError:
+        if isinstance(pixels, PhotoError):
             if not self.mark_errors:
-                raise
+                raise pixels
             return np.zeros((*self.resize, 3), np.uint8), -1 - row
         if self.augmentation is not None:
             self.augmentation.set_random_seed(int(np.random.default_rng((self.seed, epoch, row)).integers(2**31)))
             pixels = self.augmentation(image=pixels)["image"]
         return pixels, row
+
+    def load_or_error(self, row: int):
+        try:
+            return self.load(row)
+        except PhotoError as error:
+            return error
 
     def load(self, row: int) -> np.ndarray:
         if self.cache is None:
@@ -426,7 +445,5 @@ def pixel_statistics(paths, resize, crop) -> tuple[list[float], list[float]]:
 
 def check_photos(paths, progress=iter) -> list[PhotoError]:
     """Read every photo to its end and return what cannot be used; `progress` wraps the iterator of results (a progress bar)."""
-    from concurrent.futures import ThreadPoolExecutor
-
     with ThreadPoolExecutor(cores()) as pool:
         return [error for error in progress(pool.map(check_photo, paths)) if error]

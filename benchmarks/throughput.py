@@ -4,7 +4,9 @@
     python benchmarks/throughput.py --model SwinTransformerLarge384 --batch_size 64 --json figures.json     a GPU
 
 bare    the model alone, on photos that lie in the device's memory already
-ours    train.py's and inference.py's steps, fed by their loader from the files
+ours    train.py's and inference.py's steps, fed by their loader; in training the decoded crops are in memory, as they are there from the
+        second epoch on where they fit
+first   train.py's steps in the first epoch, from the files
 plain   the loop as tutorials write it: fp32, PIL and torchvision, a default DataLoader, loss.item() in every step
 """
 
@@ -33,7 +35,6 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--layout", default="auto", choices=("auto", "last", "first"), help="channels in memory, of bare and ours")
     p.add_argument("--compile", action="store_true", help="compile the model of bare and ours")
     p.add_argument("--workers", type=int, help="processes that read photos, of ours (default: as train.py)")
-    p.add_argument("--cache", action="store_true", help="let ours keep decoded crops in memory, as train.py does where they fit")
     p.add_argument("--data_dir", help="train folder (default: drawn here, 512 x 384 JPEGs)")
     p.add_argument("--steps", type=int, default=20, help="in a repetition")
     p.add_argument("--repeats", type=int, default=5, help="repetitions of each loop, in turn")
@@ -124,14 +125,17 @@ def endless(loader, sampler):
         sampler.epoch += 1
 
 
-def our_loader(args, options, fabric, frame, augment: bool):
+def our_loader(args, options, fabric, frame, augment: bool, cache: bool):
     import dataset
     import machine
     import train
     import transforms
 
     augmentation = transforms.augmentation(options.augmentation) if augment else None
-    photos = dataset.Photos(frame["path"], options.resize, options.crop, augmentation, cache=args.cache)
+    photos = dataset.Photos(frame["path"], options.resize, options.crop, augmentation, cache=cache)
+    if cache:
+        for row in range(len(photos)):
+            photos.load(row)
     workers = machine.default_workers(fabric.device.type) if args.workers is None else args.workers
     sampler = dataset.EpochSampler(len(photos))
     return train.build_loader(photos, sampler, args.batch_size, workers, fabric.device, drop_last=True), sampler, workers
@@ -142,6 +146,7 @@ def training_loops(args, options, model, choice, fabric, frame) -> dict:
     import numpy as np
     import torch
 
+    import machine
     import train
     from loss import create_criterion
     from model import to_model
@@ -155,8 +160,8 @@ def training_loops(args, options, model, choice, fabric, frame) -> dict:
     masks = frame["mask"].to_numpy()
     resident = to_model(torch.randint(0, 256, (args.batch_size, *options.resize, 3), dtype=torch.uint8), device, choice.channels_last)
     rows = torch.arange(args.batch_size, device=device) % len(frame)
-    loader, sampler, _ = our_loader(args, options, fabric, frame, augment=True)
-    batches = endless(loader, sampler)
+    fits = machine.cache_fits(len(frame), options.resize, options.cache)
+    batches = {cache: endless(*our_loader(args, options, fabric, frame, augment=True, cache=cache)[:2]) for cache in (False, fits)}
 
     def bare():
         train.train_mode(model)
@@ -166,11 +171,11 @@ def training_loops(args, options, model, choice, fabric, frame) -> dict:
             optimizer.step()
             optimizer.zero_grad()
 
-    def ours():
+    def ours(cache):
         train.train_mode(model)
         total = torch.zeros((), device=device)
         for step in range(args.steps):
-            pixels, rows = next(batches)
+            pixels, rows = next(batches[cache])
             images = to_model(pixels, device, choice.channels_last)
             images, other, share = train.mix(images, masks[rows], options, np.random.default_rng(step))
             rows = rows.to(device, non_blocking=True)
@@ -196,7 +201,8 @@ def training_loops(args, options, model, choice, fabric, frame) -> dict:
             plain_optimizer.step()
             loss.item()
 
-    loops = {"training, bare": bare, "training, ours": ours, "training, plain": plainly}
+    loops = {"training, bare": bare, "training, ours": lambda: ours(fits), "training, first": lambda: ours(False),
+             "training, plain": plainly}  # fmt: skip
     return {name: lambda loop=loop: timed(device, loop) for name, loop in loops.items()}
 
 
@@ -208,8 +214,7 @@ def inference_loops(args, options, model, choice, fabric, frame) -> dict:
 
     device = fabric.device
     resident = to_model(torch.randint(0, 256, (args.batch_size, *options.resize, 3), dtype=torch.uint8), device, choice.channels_last)
-    loader, sampler, _ = our_loader(args, options, fabric, frame, augment=False)
-    batches = endless(loader, sampler)
+    batches = endless(*our_loader(args, options, fabric, frame, augment=False, cache=False)[:2])
     tutorial, plain_batches = plain(args, options, device, frame, training=False)
 
     @torch.inference_mode()
@@ -294,7 +299,7 @@ def loader_alone(args, options, fabric, frame):
         "collate": each(default_collate, [[(pixels, 0) for pixels in loaded]] * 5) / len(paths),
         "copy to the device": each(lambda pixels: timed(fabric.device, lambda: pixels.to(fabric.device)), [batch] * 5) / len(paths),
     }
-    loader, sampler, workers = our_loader(args, options, fabric, frame, augment=True)
+    loader, sampler, workers = our_loader(args, options, fabric, frame, augment=True, cache=False)
     batches, speeds = endless(loader, sampler), []
     for _ in range(args.repeats):
         start = time.perf_counter()
