@@ -54,6 +54,8 @@ def choose(model, device: str, args, training: bool, resize=None) -> Choice:
     --precision and --layout. Raises UserError for a batch that cannot fit.
     """
     resize = resize or args.resize
+    if args.precision == "fp16" and device == "cpu":
+        raise UserError("--precision fp16: needs a GPU; use bf16, fp32 or auto on a CPU")
     if device == "cuda":
         best = "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "fp16"
         choice = Choice(best, True, torch.cuda.get_device_name())

@@ -269,12 +269,15 @@ def train(args, frame, split, fold, path: Path, launcher: Fabric) -> dict:
         run_folder.write_config(path, args, choice, fabric)
         dataset.write_split(split, path / "split.csv")
     stop = Stop()
+    scaler = getattr(fabric.strategy.precision, "scaler", None)  # of fp16: it halves its scale and leaves an update out when one overflows
+    scale = scaler.get_scale() if scaler else 1.0
 
     for epoch in range(state["epoch"], args.epochs):
         train_mode(model)
         start = saved = time.perf_counter()
         sampler.epoch, sampler.start = epoch, state["step"] * micro
         total = torch.tensor(state["total"][fabric.global_rank], device=fabric.device)  # of this process
+        overflows = 0
         first_bad = torch.full((), -1, device=fabric.device)  # the step whose loss was no number
         optimizer.zero_grad()
         bar = progress(loader, steps, f"epoch {epoch + 1}/{args.epochs}", "step", fabric, initial=state["step"])
@@ -308,6 +311,9 @@ def train(args, frame, split, fold, path: Path, launcher: Fabric) -> dict:
                     seen = [train_frame["path"].iloc[row] for _, row in sampler.of_epoch(epoch)[bad * micro :][:micro]] if bad >= 0 else []
                     raise UserError(f"the loss is {mean} since step {bad + 1} of epoch {epoch + 1}; lower --lr, use --precision fp32, or "
                                     f"look at the step's photos: {', '.join(seen) or 'named by another process'}")
+                if scaler:
+                    overflows += round(max(0.0, math.log2(scale / scaler.get_scale())))
+                    scale = scaler.get_scale()
                 speed = (step + 1 - state["step"]) * micro * fabric.world_size / (time.perf_counter() - start)
                 bar.set_postfix(loss=f"{mean:.3f}", img_s=f"{speed:.0f}")
             if leave:
@@ -315,7 +321,7 @@ def train(args, frame, split, fold, path: Path, launcher: Fabric) -> dict:
                 saved = time.perf_counter()
                 stop.obey(path, fabric)
         row = {"epoch": epoch + 1, "lr": lr, "loss": mean, "images_per_s": speed, "seconds": time.perf_counter() - start,
-               "memory_gb": machine.peak_memory(fabric.device)}  # fmt: skip
+               "memory_gb": machine.peak_memory(fabric.device)} | ({"fp16_overflows": overflows} if scaler else {})  # fmt: skip
 
         if len(val_frame):
             log_probabilities = predict(kept, val_loader, len(val_frame), fabric, choice.channels_last)
@@ -459,6 +465,8 @@ def epoch_line(row, epochs, seconds) -> str:
     if "macro_f1" in row:
         text += f"  macro-F1 {row['macro_f1']:.4f}  accuracy {row['accuracy']:.3f}  "
         text += "  ".join(f"{name} {row[name]:.3f}" for name in dataset.ATTRIBUTES)
+    if row.get("fp16_overflows"):
+        text += f"  {row['fp16_overflows']} fp16 overflows"
     return text + f"  lr {row['lr']:.1e}  {row['images_per_s']:.0f} img/s  {seconds:.0f} s  {row['memory_gb']:.1f} GB"
 
 

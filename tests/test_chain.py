@@ -214,6 +214,7 @@ def test_data_that_cannot_be_used_is_named_before_training(drawn, tmp_path, chan
         (["--folds", "500"], ["--folds"]),
         (["--resume", "--name", "never_begun"], ["--resume", "never_begun"]),
         (["--batch_size", "1000000000"], ["--batch_size", "GB"]),
+        (["--precision", "fp16", "--accelerator", "cpu"], ["--precision fp16", "bf16"]),
     ],
 )
 def test_a_wrong_flag_is_named(drawn, tmp_path, flags, words):
@@ -362,3 +363,25 @@ def test_sampling_is_told_before_and_after(drawn, tmp_path, capsys):
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("photos in an epoch")]
     before, after = (np.array([int(n.replace(",", "")) for n in line.split("mask ")[1].split(";")[0].split(" / ")]) for line in lines)
     assert before[0] > 4 * before[1] and abs(after[0] - after[1]) <= 1 and after.sum() < before.sum()
+
+
+def test_fp16_overflows_are_counted(drawn, tmp_path, monkeypatch, capsys):
+    """A scaler that halves its scale at the second and third update of the first epoch, as PyTorch's does after an overflow."""
+
+    class Scaler:
+        def __init__(self):
+            self.looks = 0
+
+        def get_scale(self):
+            self.looks += 1
+            return 65536.0 if self.looks == 1 else 16384.0
+
+        def state_dict(self):
+            return {}
+
+    from lightning_fabric.plugins.precision import Precision
+
+    monkeypatch.setattr(Precision, "scaler", Scaler(), raising=False)
+    run = trained(drawn, tmp_path, "--epochs", "2")
+    assert list(pd.read_csv(run / "metrics.csv")["fp16_overflows"]) == [2, 0]
+    assert "2 fp16 overflows" in capsys.readouterr().out
