@@ -82,7 +82,7 @@ def save_checkpoint(path: Path, **state) -> None:
         try:
             torch.save(state, temporary)
         except RuntimeError as error:  # PyTorch's own words for a disk that is full
-            raise OSError(str(error).splitlines()[0]) from None
+            raise OSError(f"is the disk full? {str(error).splitlines()[0]}") from None
 
 
 def keep_checkpoints(path: Path, epoch: int, keep: int) -> None:
@@ -106,7 +106,7 @@ def check_space(path: Path, model, args) -> None:
     checkpoint = weights * (3 + bool(args.ema))
     need, free = checkpoint * (2 + args.keep) + 2 * weights, shutil.disk_usage(path).free
     if need > free:
-        raise UserError(f"{path}: the run needs about {need / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free; make room"
+        raise UserError(f"{path}: the run needs about {need / 1e6:,.0f} MB of disk, {free / 1e6:,.0f} MB are free; make room"
                         + (", lower --keep" if args.keep else "") + " or give another --model_dir")
 
 

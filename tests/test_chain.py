@@ -324,7 +324,7 @@ def test_resume_auto_starts_a_run_that_is_not_there(drawn, tmp_path):
 
 def test_a_disk_that_is_too_small_is_told_before_training(drawn, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 100_000))
-    with pytest.raises(UserError, match="GB of disk"):
+    with pytest.raises(UserError, match="MB of disk"):
         trained(drawn, tmp_path)
 
 
