@@ -56,7 +56,9 @@ def parse_args(arguments=None) -> argparse.Namespace:
     args = p.parse_args(arguments)
     for key in ("name", "checkpoint"):  # they take all that follows, photos too
         given = getattr(args, key) or []
-        photos = [item for item in given if Path(item).suffix.lower() in IMAGE_EXTENSIONS or (key == "checkpoint" and Path(item).is_dir())]
+        runs = folder(args.model_dir, "SM_CHANNEL_MODEL", "SM_MODEL_DIR", default="model")
+        photos = [item for item in given if Path(item).suffix.lower() in IMAGE_EXTENSIONS
+                  or (Path(item).is_dir() and not (key == "name" and (runs / item).is_dir()))]  # fmt: skip
         setattr(args, key, [item for item in given if item not in photos] or None)
         args.photos += photos
     if args.draw and not args.photos:

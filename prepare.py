@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from cli import DRAWN_MARK, HelpFormatter, UserError, cores, existing_folder, read_json, run
@@ -75,10 +76,16 @@ def bar(total, done=0, description="", unit="photo"):
                               disable=not sys.stderr.isatty())  # fmt: skip
 
 
+def needs(package: str) -> None:
+    if find_spec(package) is None:
+        raise UserError(f"{package} is not installed; 'pip install -r requirements-data.txt'")
+
+
 def audit(args) -> int:
     """Print a summary, write every finding; 1 if one would break training."""
     from audit import audit, write_findings
 
+    needs("imagehash")
     findings, counts = audit(existing_folder(args.folder, "DIR"), bar(None, description="reading"))
     write_findings(findings, args.output)
     people = f"{counts['people']:,} people, " if counts["people"] else ""
@@ -94,6 +101,7 @@ def audit(args) -> int:
 
 def suspects(args) -> int:
     """Write suspects.csv, corrections.csv and index.html; print how many there are."""
+    needs("cleanlab")
     from cli import atomic
     from suspects import draft, predictions_of, rank, write_page
 

@@ -101,3 +101,11 @@ def test_photos_that_are_not_there_are_named(tmp_path, monkeypatch, paths, words
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=words):
         photo.photos_in(paths)
+
+
+def test_a_folder_after_the_names_is_photos_unless_it_is_a_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("sample/eval/images", "model/sample"):
+        (tmp_path / folder).mkdir(parents=True)
+    args = inference.parse_args(["--name", "sample", "sample/eval/images"])
+    assert (args.name, args.photos) == (["sample"], ["sample/eval/images"])

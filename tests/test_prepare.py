@@ -360,3 +360,10 @@ def test_inference_crops_faces_first_and_names_what_it_cannot_read(drawn, tmp_pa
     paths = [next((drawn / "eval" / "images").glob("*.*g")), broken]
     faces = images.cropped(paths, Path("yunet"), tmp_path)
     assert Image.open(faces[0]).size == (24, 64) and faces[1] == broken and boxes == [(48, 64)]
+
+
+@pytest.mark.parametrize(("command", "package"), [("audit", "imagehash"), ("suspects", "cleanlab")])
+def test_a_package_that_is_not_there_is_told(tmp_path, monkeypatch, command, package):
+    monkeypatch.setattr(prepare, "find_spec", lambda name: None if name == package else 1)
+    with pytest.raises(UserError, match=f"{package} is not installed; 'pip install -r requirements-data"):
+        prepared(command, tmp_path)
