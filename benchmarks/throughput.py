@@ -3,7 +3,8 @@
     python benchmarks/throughput.py --quick                                 two cores, under 5 minutes
     python benchmarks/throughput.py --model SwinTransformerLarge384 --batch_size 64 --json figures.json     a GPU
 
-bare    the model alone, on photos that lie in the device's memory already
+bare    the model alone, on photos that lie in the device's memory already; in inference as inference.py runs it, batch norms folded
+        (unfolded: as it was trained)
 ours    train.py's and inference.py's steps, fed by their loader; in training the decoded crops are in memory, as they are there from the
         second epoch on where they fit
 first   train.py's steps in the first epoch, from the files
@@ -94,10 +95,12 @@ def measure(args) -> dict:
         model.backbone.set_grad_checkpointing(True)
     if choice.channels_last:
         model = model.to(memory_format=torch.channels_last)
-    print(f"{device_name(fabric.device)}; {choice}; batch {args.batch_size}; {args.repeats} repetitions of {args.steps} steps in turn, "
-          "median (lowest to highest)\n")  # fmt: skip
+    print(f"{device_name(fabric.device)}; batch {args.batch_size}; {args.repeats} repetitions of {args.steps} steps in turn, "
+          "median (lowest to highest)")  # fmt: skip
 
-    loops = {**training_loops(args, options, model, choice, fabric, frame), **inference_loops(args, options, model, choice, fabric, frame)}
+    answering, inference = inference_loops(args, options, model, kind, frame)
+    print(f"training in {choice}; inference in {inference}\n")
+    loops = {**training_loops(args, options, model, choice, fabric, frame), **answering}
     speeds = {name: [] for name in loops}
     for repeat in range(args.repeats + 1):  # the first warms up
         for name, loop in loops.items():
@@ -105,7 +108,7 @@ def measure(args) -> dict:
             if repeat:
                 speeds[name].append(args.steps * args.batch_size / taken)
     loader_speed, parts, workers = loader_alone(args, options, fabric, frame)
-    return report(args, model, choice, fabric, speeds, loader_speed, parts, workers)
+    return report(args, model, (choice, inference), fabric, speeds, loader_speed, parts, workers)
 
 
 def timed(device, function) -> float:
@@ -206,23 +209,36 @@ def training_loops(args, options, model, choice, fabric, frame) -> dict:
     return {name: lambda loop=loop: timed(device, loop) for name, loop in loops.items()}
 
 
-def inference_loops(args, options, model, choice, fabric, frame) -> dict:
-    """As training_loops, answering."""
+def inference_loops(args, options, trained, kind, frame):
+    """As training_loops, answering as inference.py does, with a copy of the model; and the choice that was made for it."""
+    import copy
+
     import torch
+    from lightning_fabric import Fabric
 
-    from model import predict, to_model
+    import machine
+    from model import fold_batch_norms, predict, to_model
 
+    model = copy.deepcopy(trained).cpu().eval()
+    unfolded = copy.deepcopy(model)
+    fold_batch_norms(model)
+    choice = machine.choose(model, kind, options, training=False)
+    fabric = Fabric(accelerator=kind, devices=1, precision=choice.fabric_precision)
+    fabric.launch()
+    layout = {"memory_format": torch.channels_last} if choice.channels_last else {}
+    unfolded = unfolded.to(**layout).to(fabric.device)
+    model = model.to(**layout).to(fabric.device)
     device = fabric.device
+    run = torch.compile(model) if args.compile else model
     resident = to_model(torch.randint(0, 256, (args.batch_size, *options.resize, 3), dtype=torch.uint8), device, choice.channels_last)
     batches = endless(*our_loader(args, options, fabric, frame, augment=False, cache=False)[:2])
     tutorial, plain_batches = plain(args, options, device, frame, training=False)
 
     @torch.inference_mode()
-    def bare():
-        model.eval()
+    def bare(net):
         for _ in range(args.steps):
             with fabric.autocast():
-                model(resident)
+                net(resident)
 
     def ours():
         predict(model, (next(batches) for _ in range(args.steps)), len(frame), fabric, choice.channels_last)
@@ -233,8 +249,9 @@ def inference_loops(args, options, model, choice, fabric, frame) -> dict:
         for _ in range(args.steps):
             tutorial(next(plain_batches)[0].to(device)).softmax(1).cpu().numpy()
 
-    loops = {"inference, bare": bare, "inference, ours": ours, "inference, plain": plainly}
-    return {name: lambda loop=loop: timed(device, loop) for name, loop in loops.items()}
+    loops = {"inference, unfolded": lambda: bare(unfolded), "inference, bare": lambda: bare(run), "inference, ours": ours,
+             "inference, plain": plainly}  # fmt: skip
+    return {name: lambda loop=loop: timed(device, loop) for name, loop in loops.items()}, choice
 
 
 def plain(args, options, device, frame, training: bool):
@@ -344,24 +361,26 @@ def ceiling(device, precision) -> float:
     return 2 * size**3 / min(timed(device, lambda: a @ b) for _ in range(10))
 
 
-def report(args, model, choice, fabric, speeds, loader_speeds, parts, workers) -> dict:
-    """Print the tables; the figures as a dictionary."""
+def report(args, model, choices, fabric, speeds, loader_speeds, parts, workers) -> dict:
+    """Print the tables; the figures as a dictionary. `choices`: of training and of inference."""
     median = {name: statistics.median(values) for name, values in speeds.items()}
-    operations, limit = flops(model, model.description["resize"]), ceiling(fabric.device, choice.precision)
-    print(f"{'loop':18} {'images/s':>9}  {'spread':>17}  {'of bare':>7}  {'x plain':>7}  {'MFU':>5}")
-    figures = {"model": args.model, "device": device_name(fabric.device), "choice": str(choice), "batch_size": args.batch_size,
-               "gflop_per_photo": operations / 1e9, "ceiling_tflops": limit / 1e12, "images_per_s": speeds}  # fmt: skip
+    operations = flops(model, model.description["resize"])
+    limits = {task: ceiling(fabric.device, choice.precision) for task, choice in zip(("training", "inference"), choices, strict=True)}
+    print(f"{'loop':19} {'images/s':>9}  {'spread':>17}  {'of bare':>7}  {'x plain':>7}  {'MFU':>5}")
+    figures = {"model": args.model, "device": device_name(fabric.device), "choices": list(map(str, choices)), "batch_size": args.batch_size,
+               "gflop_per_photo": operations / 1e9, "ceiling_tflops": limits["training"] / 1e12, "images_per_s": speeds}  # fmt: skip
     for name, value in median.items():
         task = name.partition(",")[0]
         times = 3 if task == "training" else 1
-        print(f"{name:18} {value:9.1f}  {min(speeds[name]):7.1f} to {max(speeds[name]):6.1f}  {value / median[f'{task}, bare']:7.2f}  "
-              f"{value / median[f'{task}, plain']:7.2f}  {times * operations * value / limit:5.1%}")  # fmt: skip
+        print(f"{name:19} {value:9.1f}  {min(speeds[name]):7.1f} to {max(speeds[name]):6.1f}  {value / median[f'{task}, bare']:7.2f}  "
+              f"{value / median[f'{task}, plain']:7.2f}  {times * operations * value / limits[task]:5.1%}")  # fmt: skip
     loader = statistics.median(loader_speeds) / max(1, workers)
     print(f"\nloader alone: {loader:.0f} images/s for each process ({workers} workers)")
     for name, milliseconds in parts.items():
         print(f"  {name:28} {milliseconds:6.2f} ms a photo")
     memory = sys.modules["machine"].peak_memory(fabric.device)
-    print(f"\n{operations / 1e9:.2f} GFLOP a photo forward; matrix products at {limit / 1e12:.2f} TFLOP/s in {choice.precision}; "
+    print(f"\n{operations / 1e9:.2f} GFLOP a photo forward; matrix products at " + " and ".join(
+          f"{limits[task] / 1e12:.2f} TFLOP/s in {choice.precision}" for task, choice in zip(limits, choices, strict=True)) + f"; "
           f"peak memory {memory:.1f} GB, plain loop included\n")  # fmt: skip
     short = {"train": "training", "infer": "inference"}
     ratios = {f"{key}_vs_{other}": ratio(speeds[f"{task}, ours"], speeds[f"{task}, {other}"])

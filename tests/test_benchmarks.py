@@ -25,6 +25,6 @@ def test_throughput_measures_three_loops_the_loader_and_the_vote(tmp_path):
     ratios = ("train_vs_bare", "train_vs_plain", "infer_vs_bare", "infer_vs_plain", "loader_vs_train", "vote_seconds", "vote_peak_mb")
     assert all(0 < figures[name] < 10_000 for name in ratios)
     speeds = figures["images_per_s"]
-    assert len(speeds) == 7 and all(len(values) == 3 and min(values) > 0 for values in speeds.values())
+    assert len(speeds) == 8 and all(len(values) == 3 and min(values) > 0 for values in speeds.values())
     in_turn = sorted(ours / bare for ours, bare in zip(speeds["training, ours"], speeds["training, bare"], strict=True))
     assert figures["train_vs_bare"] == pytest.approx(in_turn[1])

@@ -331,6 +331,62 @@ def test_views_are_averaged_as_probabilities():
     assert len(list(transforms.views(photos, ["flip"]))) == 2
 
 
+def test_scores_that_are_no_numbers_are_told_from_photos_that_could_not_be_read():
+    class Overflowed(torch.nn.Module):
+        def log_probabilities(self, images):
+            return torch.full((len(images), 18), torch.nan)
+
+    pixels = torch.zeros(2, 4, 4, 3, dtype=torch.uint8)
+    answers = predict(Overflowed(), [(pixels, torch.tensor([0, -1 - 1]))], 2, Fabric(accelerator="cpu", devices=1), channels_last=False)
+    assert np.isposinf(answers[0]).all() and np.isnan(answers[1]).all()
+
+
+def trained(architecture, resize=(64, 64)):
+    """A model whose batch norms do something."""
+    model = tiny(architecture, "years", resize)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+            module.weight.data.uniform_(0.5, 1.5)
+            module.bias.data.normal_(0, 0.1)
+    return model
+
+
+@pytest.mark.parametrize(("architecture", "all_of_them"), [
+    ("mobilenetv2_100", True), ("resnet10t", True), ("test_efficientnet", True), ("regnety_002", True), ("densenet121", False),
+    ("test_vit", True),
+])  # fmt: skip
+def test_folding_batch_norms_changes_no_answer(architecture, all_of_them):
+    model = trained(architecture)
+    before = model.log_probabilities(images(4, (64, 64)))
+    norms = sum(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
+    folded = models.fold_batch_norms(model)
+    assert folded == norms if all_of_them else 0 < folded < norms
+    assert sum(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules()) == norms - folded
+    assert torch.allclose(model.log_probabilities(images(4, (64, 64))), before, atol=1e-4)
+
+
+def test_a_convolution_whose_output_goes_elsewhere_too_is_left_alone(monkeypatch):
+    class Twice(torch.nn.Module):
+        num_features = 4
+
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4)
+            torch.nn.init.constant_(self.norm.weight, 3)
+
+        def forward(self, images):
+            made = self.conv(images)
+            return (self.norm(made) + made).mean((2, 3))
+
+    monkeypatch.setattr(models, "create_backbone", lambda *_: Twice())
+    model = tiny("two ways")
+    before = model(images())
+    assert models.fold_batch_norms(model) == 0
+    assert isinstance(model.backbone.norm, torch.nn.BatchNorm2d) and torch.equal(model(images()), before)
+
+
 def test_predict_leaves_training_mode():
     model = tiny().train()
     fabric = SimpleNamespace(device=torch.device("cpu"), world_size=1, autocast=Fabric(accelerator="cpu", devices=1).autocast)

@@ -1,5 +1,6 @@
 import io
 import pickle
+import sys
 import warnings
 
 import numpy as np
@@ -29,6 +30,30 @@ def saved(tmp_path, photo, name="photo.png", **more):
 
 
 # ---------------------------------------------------------------------------- kinds of files
+
+
+@pytest.mark.parametrize(("size", "crop"), [(SIZE, None), ((256, 192), (448, 336)), ((700, 500), (320, 256)), ((300, 301), (333, 257))])
+@pytest.mark.parametrize("extension", ["jpg", "png"])
+def test_photos_are_the_same_with_and_without_pytorch(tmp_path, smooth, monkeypatch, size, crop, extension):
+    path = saved(tmp_path, smooth ^ np.random.default_rng(0).integers(0, 64, smooth.shape, np.uint8), f"photo.{extension}")
+    fast = load_photo(path, size, crop)
+    assert fast.flags["C_CONTIGUOUS"]
+    monkeypatch.delitem(sys.modules, "torch")
+    assert np.abs(fast.astype(int) - load_photo(path, size, crop)).max() <= 1
+
+
+def test_an_ordinary_jpeg_is_decoded_as_pillow_decodes_it(tmp_path, smooth):
+    for subsampling in ("4:4:4", "4:2:0"):
+        path = saved(tmp_path, smooth, "photo.jpg", subsampling=subsampling)
+        with Image.open(path) as photo:
+            np.testing.assert_array_equal(transforms.fast_jpeg(photo, path), np.asarray(photo))
+    rotated = Image.Exif()
+    rotated[0x0112] = 6
+    for name, photo, more in (("grey.jpg", Image.new("L", (9, 9)), {}), ("png.png", smooth, {}), ("turned.jpg", smooth, {"exif": rotated})):
+        path = saved(tmp_path, photo, name, **more)
+        with Image.open(path) as opened:
+            assert transforms.fast_jpeg(opened, path) is None
+
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
