@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 from cli import IMAGE_EXTENSIONS, HelpFormatter, UserError, data_folder, existing_folder, folder, is_drawn, read_json, run, safe_name
+from progress import RANK, progress, say
 
 
 def parse_args(arguments=None) -> argparse.Namespace:
@@ -69,15 +70,6 @@ def parse_args(arguments=None) -> argparse.Namespace:
     return args
 
 
-RANK = int(os.environ.get("RANK", 0))  # of this process among those of a distributed run
-
-
-def say(line: str) -> None:
-    """Print, once in a distributed run."""
-    if RANK == 0:
-        print(line, flush=True)
-
-
 def model_files(args) -> tuple[str, list[Path], dict]:
     """The name of the submission, the model files to average, and the validation score if there is one for all of them together."""
     if args.checkpoint:
@@ -110,7 +102,6 @@ if __name__ == "__main__":  # before the heavy imports, so that --help answers a
         run(lambda args: photo.main(args, model_files(args)[1]), ARGS)
 
 import logging
-import sys
 import tempfile
 import time
 
@@ -119,7 +110,6 @@ import pandas as pd
 import torch
 from lightning_fabric import Fabric
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 import dataset
 import machine
@@ -160,12 +150,11 @@ def answer(path: Path, frame, args, launcher: Fabric) -> np.ndarray:
     loader = DataLoader(photos, args.batch_size, sampler=sampler, num_workers=workers, pin_memory=kind == "cuda",
                         prefetch_factor=4 if workers else None)  # fmt: skip
     start = time.perf_counter()
-    hidden = RANK or not sys.stderr.isatty()
-    loader = tqdm(loader, description["architecture"], unit="batch", leave=False, dynamic_ncols=True, disable=hidden)
+    loader = progress(loader, len(loader), description["architecture"], "batch")
     log_probabilities = predict(model, loader, len(frame), fabric, choice.channels_last, args.tta)
     seconds = time.perf_counter() - start
     if np.isposinf(log_probabilities).any():
-        raise UserError(f"{path}: its answers are no numbers in {choice.precision}; use --precision {'bf16' if choice.precision == 'fp16' else 'fp32'}")
+        raise UserError(f"{path}: its answers are no numbers; train it again")
     score = f"validation macro-F1 {description['macro_f1']:.4f}" if description["macro_f1"] is not None else "no validation score"
     say(f"{path}: {description['architecture']}, {score}; {len(frame) / seconds:.0f} photos/s on {kind} in {choice.precision}")
     return log_probabilities

@@ -3,6 +3,7 @@
 Measured once at start-up where there is no rule; every choice is printed, and kept when a run is resumed.
 """
 
+import copy
 import os
 import time
 from dataclasses import dataclass
@@ -58,12 +59,12 @@ def choose(model, device: str, args, training: bool, resize=None) -> Choice:
     if args.precision == "fp16" and device == "cpu":
         raise UserError("--precision fp16: needs a GPU; use bf16, fp32 or auto on a CPU")
     if device == "cuda":
-        best = "bf16" if training and torch.cuda.get_device_capability() >= (8, 0) else "fp16"
-        choice = Choice(best, True, torch.cuda.get_device_name())
+        bf16 = training and torch.cuda.get_device_capability() >= (8, 0)
+        choice = Choice("bf16" if bf16 else answering_precision(device), True, torch.cuda.get_device_name())
     elif device == "mps":
         choice = Choice("fp32", False, "Apple's GPU")
     else:
-        precisions = [args.precision] if args.precision != "auto" else ["fp32", "bf16"] if training else ["fp32"]
+        precisions = [args.precision] if args.precision != "auto" else ["fp32", "bf16"] if training else [answering_precision(device)]
         layouts = [True, False] if args.layout == "auto" else [args.layout == "last"]
         choice = fastest(model, precisions, layouts, resize, args.batch_size, training)
     if args.precision != "auto":
@@ -74,6 +75,11 @@ def choose(model, device: str, args, training: bool, resize=None) -> Choice:
         free = torch.cuda.mem_get_info()[0] if device == "cuda" else available_memory()
         fit(model, choice, args, free)
     return choice
+
+
+def answering_precision(device: str) -> str:
+    """The precision in which a model is validated and answers: see `choose`."""
+    return "fp16" if device == "cuda" else "fp32"
 
 
 # ---------------------------------------------------------------------------- speed
@@ -105,6 +111,39 @@ def _seconds(model, precision, channels_last, resize, batch_size, training) -> f
         scores.sum().backward()
         model.zero_grad(set_to_none=True)
     return time.perf_counter() - start
+
+
+def flops(model, resize) -> float:
+    """Floating-point operations of `model` for one photo forward, counted; a training step takes three times as many."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = copy.deepcopy(model).to("meta").eval()  # shapes without numbers: nothing is computed
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros((1, 3, *resize), dtype=torch.uint8, device="meta"))
+    return counter.get_total_flops()
+
+
+def ceiling(device, precision: str) -> float:
+    """Floating-point operations a second of a large matrix product on `device`: the best of ten."""
+    size = 8192 if device.type == "cuda" else 2048
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
+    a, b = torch.randn(2, size, size, device=device).to(dtype)
+    seconds = []
+    for _ in range(10):
+        start = time.perf_counter()
+        a @ b
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / min(seconds)
+
+
+def share_of_peak(model, device, precision: str) -> float:
+    """Share of the device's `ceiling` that training on one photo a second takes, all layers: times images/s of a device it is the MFU.
+
+    Model FLOPs utilisation: Chowdhery et al. 2022, https://arxiv.org/abs/2204.02311, here of a measured peak instead of the data sheet's.
+    """
+    return 3 * flops(model, model.description["resize"]) / ceiling(device, precision)
 
 
 def default_workers(device: str) -> int:

@@ -8,6 +8,7 @@ import math
 import struct
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -232,19 +233,22 @@ def fold_batch_norms(model: MaskClassifier) -> int:
 
 
 @torch.inference_mode()
-def predict(model, loader, size: int, fabric, channels_last: bool, views=()):
+def predict(model, loader, size: int, fabric, channels_last: bool, views=(), precision=None):
     """Log-probabilities (size, 18) float32 of all photos that `loader` serves as (pixels, row), averaged over `views`.
 
-    A row below 0 marks a photo that could not be read: its answer is nan; inf where the model gives no numbers (fp16 overflowed). Rows are put where they belong and gathered over all
-    processes, so a photo counts once however the work is shared out.
+    In `precision` (fp32, bf16, fp16), else in the one that `fabric` was made with.
+    A row below 0 marks a photo that could not be read: its answer is nan. Where the model gives no numbers (fp16 overflows), all is
+    answered again in fp32; what is no number there either is inf.
+    Rows are put where they belong and gathered over all processes, so a photo counts once however the work is shared out.
     """
     model.eval()
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.bfloat16)
     answers = torch.zeros(size, CLASSES, device=fabric.device)
     served = torch.zeros(size, 1, device=fabric.device)
     for pixels, rows in loader:
         images = to_model(pixels, fabric.device, channels_last)
         rows = rows.to(fabric.device, non_blocking=True)
-        with fabric.autocast():
+        with torch.autocast(fabric.device.type, dtype, enabled=precision != "fp32") if precision else fabric.autocast():
             if views:
                 images = images.float()
             seen = [model.log_probabilities(view) for view in transforms.views(images, views)]
@@ -255,7 +259,10 @@ def predict(model, loader, size: int, fabric, channels_last: bool, views=()):
         served[rows] = 1.0
     if fabric.world_size > 1:
         answers, served = fabric.all_reduce(answers, reduce_op="sum"), fabric.all_reduce(served, reduce_op="sum")
-    return (answers / served).cpu().numpy()
+    answers = (answers / served).cpu().numpy()
+    if np.isposinf(answers).any() and precision != "fp32":
+        return predict(model, loader, size, fabric, channels_last, views, "fp32")
+    return answers
 
 
 # ---------------------------------------------------------------------------- the model file

@@ -16,11 +16,8 @@ if __name__ == "__main__":  # before the heavy imports, so that --help answers a
 import json
 import logging
 import math
-import os
 import signal
-import sys
 import time
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +25,10 @@ import pandas as pd
 import timm
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.loggers import TensorBoardLogger
 from timm.optim import create_optimizer_v2, list_optimizers, param_groups_layer_decay
 from timm.scheduler import CosineLRScheduler, StepLRScheduler
 from timm.utils import ModelEmaV3
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 import dataset
 import machine
@@ -42,8 +37,7 @@ import run_folder
 import transforms
 from loss import create_criterion, soft_targets, years_loss, years_target
 from model import MaskClassifier, backbone_config, load_pretrained, predict, save_model, set_offsets, to_model
-
-RANK = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0)))  # of this process among those of a distributed run
+from progress import RANK, build_loggers, epoch_line, log_pictures, progress, say
 
 # ---------------------------------------------------------------------------- data
 
@@ -230,6 +224,8 @@ def train(args, frame, split, fold, path: Path, launcher: Fabric) -> dict:
         model.backbone.set_grad_checkpointing(True)
     if choice.channels_last:
         model = model.to(memory_format=torch.channels_last)
+    whole = all(parameter.requires_grad for parameter in model.parameters())
+    of_peak = machine.share_of_peak(model, fabric.device, choice.precision) if kind == "cuda" and whole else None
     say(f"device: {kind} x {fabric.world_size}, {choice}, {workers} workers")
 
     # data: pixels travel as uint8 with their row; labels and ages wait on the device
@@ -280,7 +276,7 @@ def train(args, frame, split, fold, path: Path, launcher: Fabric) -> dict:
         overflows = 0
         first_bad = torch.full((), -1, device=fabric.device)  # the step whose loss was no number
         optimizer.zero_grad()
-        bar = progress(loader, steps, f"epoch {epoch + 1}/{args.epochs}", "step", fabric, initial=state["step"])
+        bar = progress(loader, steps, f"epoch {epoch + 1}/{args.epochs}", "step", fabric.is_global_zero, state["step"])
         for step, (pixels, rows) in zip(range(state["step"], steps), bar, strict=False):
             generator = np.random.default_rng((args.seed, epoch, step, fabric.global_rank))
             images = to_model(pixels, fabric.device, choice.channels_last)
@@ -321,10 +317,12 @@ def train(args, frame, split, fold, path: Path, launcher: Fabric) -> dict:
                 saved = time.perf_counter()
                 stop.obey(path, fabric)
         row = {"epoch": epoch + 1, "lr": lr, "loss": mean, "images_per_s": speed, "seconds": time.perf_counter() - start,
-               "memory_gb": machine.peak_memory(fabric.device)} | ({"fp16_overflows": overflows} if scaler else {})  # fmt: skip
+               "memory_gb": machine.peak_memory(fabric.device)}  # fmt: skip
+        row |= ({"fp16_overflows": overflows} if scaler else {}) | ({"mfu": speed / fabric.world_size * of_peak} if of_peak else {})
 
         if len(val_frame):
-            log_probabilities = predict(kept, val_loader, len(val_frame), fabric, choice.channels_last)
+            log_probabilities = predict(kept, val_loader, len(val_frame), fabric, choice.channels_last,
+                                        precision=machine.answering_precision(kind))  # fmt: skip
             row |= metrics.score(labels, log_probabilities.argmax(axis=1))
         state["rows"].append(row)
         better = row.get("macro_f1", 0) >= state["best"].get("macro_f1", 0) or not len(val_frame)
@@ -355,31 +353,6 @@ def agreed(wish: bool, fabric) -> bool:
     if fabric.world_size == 1:
         return wish
     return fabric.all_reduce(torch.tensor(float(wish), device=fabric.device), reduce_op="sum").item() > 0
-
-
-def build_loggers(name: str, path: Path) -> list:
-    if name == "tensorboard":
-        return [TensorBoardLogger(path.parent, name=path.name, version="")]
-    if name == "wandb":
-        if find_spec("wandb") is None:
-            raise UserError("--logger wandb: is not installed; 'pip install wandb', or use --logger tensorboard")
-        from pytorch_lightning.loggers import WandbLogger
-
-        return [WandbLogger(name=path.name, save_dir=path)]
-    return []
-
-
-def log_pictures(writer, frame, log_probabilities, epoch: int) -> None:
-    """The confusion matrix, and twelve photos held out with truth and answer, into TensorBoard."""
-    import figures
-
-    ans = log_probabilities.argmax(axis=1)
-    counts = metrics.confusion(frame["label"].to_numpy(), ans)
-    writer.add_figure("confusion", figures.confusion_matrix(counts, figures.SHORT, f"epoch {epoch}"), epoch)
-    rows = np.linspace(0, len(frame) - 1, min(12, len(frame))).astype(int)
-    captions = [f"is {figures.SHORT[frame['label'][row]]}\n{np.exp(log_probabilities[row, ans[row]]):.0%} {figures.SHORT[ans[row]]}"
-                for row in rows]  # fmt: skip
-    writer.add_figure("photos", figures.contact_sheet(frame["path"][rows].tolist(), captions)[0], epoch)
 
 
 class Stop:
@@ -443,31 +416,6 @@ def train_folds(args, frame, split, path: Path, launcher: Fabric) -> dict:
     config = json.loads((path / "fold-0" / "config.json").read_text(encoding="utf-8"))
     write_json(path / "config.json", config | {"scores": best})
     return best
-
-
-# ---------------------------------------------------------------------------- what is said
-
-
-def say(line: str) -> None:
-    """Print, once in a distributed run."""
-    if RANK == 0:
-        print(line, flush=True)
-
-
-def progress(items, total, description, unit, fabric=None, initial=0):
-    """A progress bar on a terminal, silence elsewhere and on all processes but the first."""
-    hidden = not sys.stderr.isatty() or (fabric is not None and not fabric.is_global_zero)
-    return tqdm(items, description, total, unit=unit, leave=False, dynamic_ncols=True, disable=hidden, initial=initial)
-
-
-def epoch_line(row, epochs, seconds) -> str:
-    text = f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}  loss {row['loss']:.3f}"
-    if "macro_f1" in row:
-        text += f"  macro-F1 {row['macro_f1']:.4f}  accuracy {row['accuracy']:.3f}  "
-        text += "  ".join(f"{name} {row[name]:.3f}" for name in dataset.ATTRIBUTES)
-    if row.get("fp16_overflows"):
-        text += f"  {row['fp16_overflows']} fp16 overflows"
-    return text + f"  lr {row['lr']:.1e}  {row['images_per_s']:.0f} img/s  {seconds:.0f} s  {row['memory_gb']:.1f} GB"
 
 
 def main(args) -> int:

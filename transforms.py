@@ -66,7 +66,7 @@ def _reason(error: Exception, otherwise: str) -> str:
 def load_photo(path, resize: tuple[int, int], crop: tuple[int, int] | None = None) -> np.ndarray:
     """Decode, turn upright (EXIF), crop and resize bilinearly with anti-aliasing -> (H, W, 3) uint8. PhotoError if it cannot be read.
 
-    Large JPEGs are decoded at the smallest of libjpeg's scales that still holds `resize` pixels inside the crop. The crop is of whole pixels.
+    The crop is of whole pixels. Large JPEGs are decoded at the smallest of libjpeg's scales that still holds `resize` pixels in it.
     """
     height, width = resize
     with open_photo(path) as photo:
@@ -113,7 +113,7 @@ def fast_jpeg(photo: Image.Image, path) -> np.ndarray | None:
 
 
 def fast_resize(pixels: np.ndarray, box, resize) -> np.ndarray:
-    """The box (left, top, right, bottom) of pixels (H, W, 3) uint8 at the size `resize`, by PyTorch: Pillow's filter, four times as fast."""
+    """The box (left, top, right, bottom) of pixels (H, W, 3) uint8 at the size `resize`: Pillow's filter, by PyTorch in less time."""
     import torch
     from torch.nn.functional import interpolate
 

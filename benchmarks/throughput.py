@@ -98,6 +98,7 @@ def measure(args) -> dict:
     print(f"{device_name(fabric.device)}; batch {args.batch_size}; {args.repeats} repetitions of {args.steps} steps in turn, "
           "median (lowest to highest)")  # fmt: skip
 
+    forward = machine.flops(model, options.resize)
     answering, inference = inference_loops(args, options, model, kind, frame)
     print(f"training in {choice}; inference in {inference}\n")
     loops = {**training_loops(args, options, model, choice, fabric, frame), **answering}
@@ -108,7 +109,7 @@ def measure(args) -> dict:
             if repeat:
                 speeds[name].append(args.steps * args.batch_size / taken)
     loader_speed, parts, workers = loader_alone(args, options, fabric, frame)
-    return report(args, model, (choice, inference), fabric, speeds, loader_speed, parts, workers)
+    return report(args, {"training": 3 * forward, "inference": forward}, (choice, inference), fabric, speeds, loader_speed, parts, workers)
 
 
 def timed(device, function) -> float:
@@ -339,49 +340,27 @@ def device_name(device) -> str:
     return f"{names[0] if names else device.type}, {torch.get_num_threads()} threads"
 
 
-def flops(model, resize) -> float:
-    """Floating-point operations of one photo's forward pass, counted."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    model.eval()
-    device = next(model.parameters()).device
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.zeros((1, 3, *resize), dtype=torch.uint8, device=device))
-    return counter.get_total_flops()
-
-
-def ceiling(device, precision) -> float:
-    """Floating-point operations a second of a large matrix product, the best of ten."""
-    import torch
-
-    size = 8192 if device.type == "cuda" else 2048
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
-    a, b = torch.randn(2, size, size, device=device).to(dtype)
-    return 2 * size**3 / min(timed(device, lambda: a @ b) for _ in range(10))
-
-
-def report(args, model, choices, fabric, speeds, loader_speeds, parts, workers) -> dict:
-    """Print the tables; the figures as a dictionary. `choices`: of training and of inference."""
+def report(args, operations, choices, fabric, speeds, loader_speeds, parts, workers) -> dict:
+    """Print the tables; the figures as a dictionary. `operations` are of a photo, `choices` of training and of inference."""
     median = {name: statistics.median(values) for name, values in speeds.items()}
-    operations = flops(model, model.description["resize"])
-    limits = {task: ceiling(fabric.device, choice.precision) for task, choice in zip(("training", "inference"), choices, strict=True)}
+    machine = sys.modules["machine"]
+    limits = {task: machine.ceiling(fabric.device, choice.precision) for task, choice in zip(operations, choices, strict=True)}
     print(f"{'loop':19} {'images/s':>9}  {'spread':>17}  {'of bare':>7}  {'x plain':>7}  {'MFU':>5}")
-    figures = {"model": args.model, "device": device_name(fabric.device), "choices": list(map(str, choices)), "batch_size": args.batch_size,
-               "gflop_per_photo": operations / 1e9, "ceiling_tflops": limits["training"] / 1e12, "images_per_s": speeds}  # fmt: skip
+    figures = {"model": args.model, "device": device_name(fabric.device), "choices": list(map(str, choices)),
+               "batch_size": args.batch_size, "gflop_per_photo": operations["inference"] / 1e9,
+               "ceiling_tflops": {task: limit / 1e12 for task, limit in limits.items()}, "images_per_s": speeds}  # fmt: skip
     for name, value in median.items():
         task = name.partition(",")[0]
-        times = 3 if task == "training" else 1
         print(f"{name:19} {value:9.1f}  {min(speeds[name]):7.1f} to {max(speeds[name]):6.1f}  {value / median[f'{task}, bare']:7.2f}  "
-              f"{value / median[f'{task}, plain']:7.2f}  {times * operations * value / limits[task]:5.1%}")  # fmt: skip
+              f"{value / median[f'{task}, plain']:7.2f}  {operations[task] * value / limits[task]:5.1%}")  # fmt: skip
     loader = statistics.median(loader_speeds) / max(1, workers)
     print(f"\nloader alone: {loader:.0f} images/s for each process ({workers} workers)")
     for name, milliseconds in parts.items():
         print(f"  {name:28} {milliseconds:6.2f} ms a photo")
-    memory = sys.modules["machine"].peak_memory(fabric.device)
-    print(f"\n{operations / 1e9:.2f} GFLOP a photo forward; matrix products at " + " and ".join(
-          f"{limits[task] / 1e12:.2f} TFLOP/s in {choice.precision}" for task, choice in zip(limits, choices, strict=True)) + f"; "
-          f"peak memory {memory:.1f} GB, plain loop included\n")  # fmt: skip
+    memory = machine.peak_memory(fabric.device)
+    peaks = " and ".join(f"{limits[task] / 1e12:.2f} TFLOP/s in {choice.precision}" for task, choice in zip(limits, choices, strict=True))
+    print(f"\n{operations['inference'] / 1e9:.2f} GFLOP a photo forward, three times that in training; "
+          f"matrix products at {peaks}; peak memory {memory:.1f} GB, plain loop included\n")  # fmt: skip
     short = {"train": "training", "infer": "inference"}
     ratios = {f"{key}_vs_{other}": ratio(speeds[f"{task}, ours"], speeds[f"{task}, {other}"])
               for key, task in short.items() for other in ("bare", "plain")}  # fmt: skip

@@ -331,13 +331,26 @@ def test_views_are_averaged_as_probabilities():
     assert len(list(transforms.views(photos, ["flip"]))) == 2
 
 
-def test_scores_that_are_no_numbers_are_told_from_photos_that_could_not_be_read():
-    class Overflowed(torch.nn.Module):
-        def log_probabilities(self, images):
-            return torch.full((len(images), 18), torch.nan)
+class Overflowing(torch.nn.Module):
+    """Gives no numbers in less than fp32, or never."""
 
+    def __init__(self, always):
+        super().__init__()
+        self.always = always
+
+    def log_probabilities(self, images):
+        lost = self.always or torch.is_autocast_enabled("cpu")
+        return torch.full((len(images), 18), torch.nan if lost else -2.0)
+
+
+@pytest.mark.parametrize("precision", ["bf16", None])
+def test_photos_whose_scores_overflow_are_answered_again_in_fp32(precision):
     pixels = torch.zeros(2, 4, 4, 3, dtype=torch.uint8)
-    answers = predict(Overflowed(), [(pixels, torch.tensor([0, -1 - 1]))], 2, Fabric(accelerator="cpu", devices=1), channels_last=False)
+    loader = [(pixels, torch.tensor([0, -1 - 1]))]
+    fabric = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
+    answers = predict(Overflowing(False), loader, 2, fabric, False, precision=precision)
+    assert (answers[0] == -2).all() and np.isnan(answers[1]).all()
+    answers = predict(Overflowing(True), loader, 2, fabric, False, precision=precision)
     assert np.isposinf(answers[0]).all() and np.isnan(answers[1]).all()
 
 

@@ -1,0 +1,72 @@
+"""What is seen of a run while it goes on: lines, progress bars, loggers. Said by the first of its processes alone."""
+
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from cli import UserError
+
+RANK = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0)))  # of this process among those of a distributed run
+
+
+def say(line: str) -> None:
+    """Print, once in a distributed run."""
+    if RANK == 0:
+        print(line, flush=True)
+
+
+def progress(items, total, description, unit, first=RANK == 0, initial=0):
+    """A progress bar on a terminal, silence elsewhere and on all processes but the first."""
+    from tqdm import tqdm
+
+    hidden = not sys.stderr.isatty() or not first
+    return tqdm(items, description, total, unit=unit, leave=False, dynamic_ncols=True, disable=hidden, initial=initial)
+
+
+def epoch_line(row: dict, epochs: int, seconds: float) -> str:
+    """A row of metrics.csv in words."""
+    text = f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}  loss {row['loss']:.3f}"
+    if "macro_f1" in row:
+        text += f"  macro-F1 {row['macro_f1']:.4f}  accuracy {row['accuracy']:.3f}  "
+        text += "  ".join(f"{name} {row[name]:.3f}" for name in ("mask", "gender", "age"))
+    if row.get("fp16_overflows"):
+        text += f"  {row['fp16_overflows']} fp16 overflows"
+    text += f"  lr {row['lr']:.1e}  {row['images_per_s']:.0f} img/s"
+    if "mfu" in row:
+        text += f"  MFU {row['mfu']:.0%}"
+    return text + f"  {seconds:.0f} s  {row['memory_gb']:.1f} GB"
+
+
+# ---------------------------------------------------------------------------- loggers
+
+
+def build_loggers(name: str, path: Path) -> list:
+    """Fabric's loggers for --logger `name`, none for csv: metrics.csv is written in any case."""
+    if name == "tensorboard":
+        from lightning_fabric.loggers import TensorBoardLogger
+
+        return [TensorBoardLogger(path.parent, name=path.name, version="")]
+    if name == "wandb":
+        if find_spec("wandb") is None:
+            raise UserError("--logger wandb: is not installed; 'pip install wandb', or use --logger tensorboard")
+        from pytorch_lightning.loggers import WandbLogger
+
+        return [WandbLogger(name=path.name, save_dir=path)]
+    return []
+
+
+def log_pictures(writer, frame, log_probabilities, epoch: int) -> None:
+    """The confusion matrix, and twelve photos held out with truth and answer, into TensorBoard."""
+    import numpy as np
+
+    import figures
+    import metrics
+
+    ans = log_probabilities.argmax(axis=1)
+    counts = metrics.confusion(frame["label"].to_numpy(), ans)
+    writer.add_figure("confusion", figures.confusion_matrix(counts, figures.SHORT, f"epoch {epoch}"), epoch)
+    rows = np.linspace(0, len(frame) - 1, min(12, len(frame))).astype(int)
+    captions = [f"is {figures.SHORT[frame['label'][row]]}\n{np.exp(log_probabilities[row, ans[row]]):.0%} {figures.SHORT[ans[row]]}"
+                for row in rows]  # fmt: skip
+    writer.add_figure("photos", figures.contact_sheet(frame["path"][rows].tolist(), captions)[0], epoch)
