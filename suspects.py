@@ -109,16 +109,26 @@ figure.accepted{border-color:#0072B2;background:#eaf4fb}figure.rejected{opacity:
 img{width:120px;height:160px}input{width:4.5em}button{margin:.4em .4em 0 0}
 </style>
 <header><b>Suspect labels</b>, the most suspect first. Given label → what the model says (quality of the label, 0 to 1).
+<select id="field"><option value="">all</option><option>mask</option><option>gender</option><option>age</option></select>
 <button id="save">save accepted as corrections.csv</button> <span id="count"></span></header>
 <main>ROWS</main>
 <script>
 const rows = DATA;
 const figures = [...document.querySelectorAll("figure")];
-const count = () => { document.getElementById("count").textContent = document.querySelectorAll(".accepted").length + " accepted"; };
+const count = () => {
+  const judged = name => document.querySelectorAll("." + name).length;
+  document.getElementById("count").textContent = `${judged("accepted")} accepted, ${judged("rejected")} rejected of ${figures.length}`;
+};
+const judge = (f, name) => { f.className = name; count(); window.onbeforeunload = () => true; };  // the browser asks before leaving
 figures.forEach(f => {
-  f.querySelector(".yes").onclick = () => { f.className = f.className === "accepted" ? "" : "accepted"; count(); };
-  f.querySelector(".no").onclick = () => { f.className = f.className === "rejected" ? "" : "rejected"; count(); };
+  f.querySelector(".yes").onclick = () => judge(f, f.className === "accepted" ? "" : "accepted");
+  f.querySelector(".no").onclick = () => judge(f, f.className === "rejected" ? "" : "rejected");
+  const age = f.querySelector("input");
+  if (age) age.oninput = () => judge(f, "accepted");
 });
+document.getElementById("field").onchange = event => {
+  figures.forEach(f => { f.hidden = event.target.value !== "" && rows[f.dataset.n].field !== event.target.value; });
+};
 const cell = text => /[",\\n\\r]/.test(text) ? '"' + text.replaceAll('"', '""') + '"' : text;
 document.getElementById("save").onclick = () => {
   const lines = ["person,field,value,photo"], missing = [];
@@ -130,6 +140,7 @@ document.getElementById("save").onclick = () => {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([lines.join("\\n") + "\\n"], {type: "text/csv"}));
   link.download = "corrections.csv";
+  window.onbeforeunload = null;
   link.click();
 };
 count();

@@ -200,10 +200,11 @@ def total_loss(scores, model, criterion, label, age, other, share, args):
 # ---------------------------------------------------------------------------- one run
 
 
-def train(args, frame, split, fold, path: Path, launcher: Fabric) -> dict:
-    """Train one model in the run folder `path`; returns the metrics of its best epoch (only `epoch` where nothing is held out).
+def train(args, frame, split, fold, path: Path, launcher: Fabric, choice=None) -> tuple[dict, machine.Choice]:
+    """Train one model in the run folder `path`: the metrics of its best epoch (only `epoch` where nothing is held out), and the choice.
 
-    `launcher` has started the other processes, if any; what is measured on the first of them holds for all.
+    `launcher` has started the other processes, if any; what is measured on the first of them holds for all. A `choice` of precision
+    and so on that was made before is kept.
     """
     train_frame, val_frame = part(frame, split, fold, args)
     labels = val_frame["label"].to_numpy()
@@ -214,7 +215,12 @@ def train(args, frame, split, fold, path: Path, launcher: Fabric) -> dict:
     # the machine
     kind = machine.accelerator(args.accelerator)
     resumed = args.resume == "yes" and (path / "config.json").is_file() and run_folder.check_same_run(path, args)
-    choice = machine.Choice(**resumed) if resumed else launcher.broadcast(machine.choose(model, kind, args, training=True))
+    if resumed:
+        choice = machine.Choice(**resumed)
+    elif choice is None:
+        if kind == "cpu" and "auto" in (args.precision, args.layout):
+            say("measuring which precision and memory layout are fastest here")
+        choice = launcher.broadcast(machine.choose(model, kind, args, training=True))
     fabric = Fabric(accelerator=kind, devices=args.devices, num_nodes=args.nodes, precision=choice.fabric_precision,
                     loggers=build_loggers(args.logger, path))  # fmt: skip
     fabric.launch()
@@ -345,7 +351,7 @@ def train(args, frame, split, fold, path: Path, launcher: Fabric) -> dict:
         say(epoch_line(row, args.epochs, time.perf_counter() - start) + ("  *" if better and len(val_frame) else ""))
         stop.obey(path, fabric)
     stop.forget()
-    return state["best"]
+    return state["best"], choice
 
 
 def agreed(wish: bool, fabric) -> bool:
@@ -394,10 +400,11 @@ def restore(path, state, parts) -> dict:
 
 def train_folds(args, frame, split, path: Path, launcher: Fabric) -> dict:
     """One model a fold in path/fold-0, ...; in `path` their out-of-fold predictions and score, and the offsets tuned on them."""
+    choice = None
     for fold in range(args.folds):
         say(f"\nfold {fold} of {args.folds}")
         (path / f"fold-{fold}").mkdir(exist_ok=True)
-        train(args, frame, split, fold, path / f"fold-{fold}", launcher)
+        _, choice = train(args, frame, split, fold, path / f"fold-{fold}", launcher, choice)
     if not launcher.is_global_zero:
         return {}
     parts = [run_folder.read_predictions(path / f"fold-{fold}")[0] for fold in range(args.folds)]
@@ -437,7 +444,7 @@ def main(args) -> int:
         if args.folds and args.fold is None:
             best, where = train_folds(args, frame, split, path, launcher), "out of fold"
         else:
-            best = train(args, frame, split, args.fold or 0, path, launcher)
+            best, _ = train(args, frame, split, args.fold or 0, path, launcher)
             where = f"epoch {best['epoch']}"
     except UserError:
         run_folder.remove_if_empty(path)
