@@ -62,7 +62,12 @@ def audit(folder: Path, progress=iter) -> tuple[pd.DataFrame, dict]:
 def photos_of(person: Path, add) -> list[Path]:
     """The known photos of one person; what else is in the folder, and what is not, is a finding."""
     found = {}
-    for entry in sorted(os.scandir(person), key=lambda entry: entry.name):
+    try:
+        entries = sorted(os.scandir(person), key=lambda entry: entry.name)
+    except OSError as error:
+        add(person, "error", "unreadable", error.strerror)
+        return []
+    for entry in entries:
         path = Path(entry.path)
         if is_junk(entry.name):
             add(path, "warning", "junk")

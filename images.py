@@ -7,6 +7,7 @@ import csv
 import hashlib
 import os
 import shutil
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from transforms import PhotoError, crop_box, open_photo, upright_rgb
 YUNET = "face_detection_yunet_2023mar.onnx"
 YUNET_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
 YUNET_HOME = "https://github.com/opencv/opencv_zoo/tree/main/models/face_detection_yunet"
+LONGEST = 640  # pixels of the side that YuNet is given: it knows faces of 10 to 300 pixels
+OWN = {"job.json", "journal.csv", "journal.part"}  # of the job, not of the photos: a folder made by one job can be read by the next
 WINNERS_CROP = (320, 256)  # height, width in the 512 x 384 frame
 
 
@@ -41,23 +44,19 @@ def convert(source: Path, out: Path, settings: dict, change, progress=iter) -> d
     settings = {**settings, "source": str(source)}
     if mark.is_file() and read_json(mark) != settings:
         raise UserError(f"{out}: holds a job with other settings or of another folder (see {mark}); give another name, or move it away")
+    files = sorted(path.relative_to(source).as_posix() for path in files_below(source))
+    photos = [name for name in files if Path(name).suffix.lower() in IMAGE_EXTENSIONS]
+    if not photos:
+        raise UserError(f"{source}: holds no photos")
     write_json(mark, settings)
+    for unfinished in out.rglob(".*.????????.part*"):  # what a job that was killed was writing
+        unfinished.unlink()
     if is_drawn(source):
         marked = next(parent for parent in (source, *source.parents) if (parent / DRAWN_MARK).is_file())
         copy(marked / DRAWN_MARK, out / DRAWN_MARK)
+    for name in set(files) - set(photos) - OWN:
+        copy(source / name, out / name)
     done = read_journal(out)
-    files = sorted(Path(folder) / name for folder, _, names in os.walk(source) for name in names)
-    photos = []
-    for file in files:
-        name = file.relative_to(source).as_posix()
-        if is_junk(file.name):
-            continue
-        if file.suffix.lower() in IMAGE_EXTENSIONS:
-            photos.append(name)
-        else:
-            copy(file, out / name)
-    if not photos:
-        raise UserError(f"{source}: holds no photos")
 
     with (out / "journal.part").open("a", newline="", encoding="utf-8") as stream, ThreadPoolExecutor(cores()) as pool:
         writer = csv.writer(stream)
@@ -75,6 +74,15 @@ def convert(source: Path, out: Path, settings: dict, change, progress=iter) -> d
     for row in rows:
         notes[row[1]] = notes.get(row[1], 0) + 1
     return notes
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All files in a folder and its folders, without junk; UserError for a folder that cannot be read."""
+
+    def refuse(error: OSError):
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror})")
+
+    return [Path(parent) / name for parent, _, names in os.walk(folder, onerror=refuse) for name in names if not is_junk(name)]
 
 
 def read_journal(out: Path) -> dict[str, list[str]]:
@@ -130,10 +138,18 @@ def background_remover(model: str, model_file: Path | None, colour: tuple[int, i
         import rembg
     except ImportError:
         raise UserError("background: rembg is not installed; 'pip install -r requirements-background.txt'") from None
+
+    def custom(kind: str):
+        return rembg.new_session(kind, providers=["CPUExecutionProvider"], model_path=str(model_file.absolute()))
+
+    if model_file and not model_file.is_file():
+        raise UserError(f"--model_file: {model_file} is not there")
     try:
         if model_file:
             os.environ["U2NET_HOME"] = str(model_file.absolute().parent)  # rembg opens models in its own folder only
-            session = rembg.new_session("u2net_custom", providers=["CPUExecutionProvider"], model_path=str(model_file.absolute()))
+            session = custom("u2net_custom")
+            if session.inner_session.get_inputs()[0].shape[-1] == 1024:  # ISNet: other pixels go in
+                session = custom("dis_custom")
         else:
             session = rembg.new_session(model)
     except Exception as error:
@@ -168,9 +184,17 @@ def face_cropper(model_file: Path | None, margin: float, threshold: float = 0.6)
     if hashlib.sha256(file.read_bytes()).hexdigest() != YUNET_SHA256:
         raise UserError(f"--model_file {file}: is not {YUNET} (its checksum differs); fetch it again from {YUNET_HOME}")
 
-    def detect(photo: np.ndarray):  # a detector for each call: it keeps the size of its input, and threads share nothing
-        detector = cv2.FaceDetectorYN.create(str(file), "", photo.shape[1::-1], threshold)
-        return detector.detect(photo[..., ::-1].copy())[1]
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # OpenCV 5 warns of its own engine at every detector
+    of_thread = threading.local()  # a detector keeps the size of its input
+
+    def detect(photo: np.ndarray):
+        scale = min(1.0, LONGEST / max(photo.shape[:2]))
+        small = cv2.resize(photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else photo
+        if not hasattr(of_thread, "detector"):
+            of_thread.detector = cv2.FaceDetectorYN.create(str(file), "", (LONGEST, LONGEST), threshold)
+        of_thread.detector.setInputSize(small.shape[1::-1])
+        faces = of_thread.detector.detect(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))[1]
+        return None if faces is None else faces[:, :4] / scale
 
     return cropper(detect, margin)
 

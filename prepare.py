@@ -54,7 +54,7 @@ def parse_args(arguments=None) -> argparse.Namespace:
     c.add_argument("folder", type=Path, metavar="DIR")
     c.add_argument("out", type=Path, metavar="OUT")
     c.add_argument("--model", default="u2net_human_seg", help="of rembg, fetched once")
-    c.add_argument("--model_file", type=Path, metavar="FILE", help="an ONNX file of the U2-Net kind instead")
+    c.add_argument("--model_file", type=Path, metavar="FILE", help="a file instead: ONNX of U2-Net's (320 x 320) or ISNet's (1024) kind")
     c.add_argument("--colour", type=int, nargs=3, default=[255, 255, 255], metavar=("R", "G", "B"), help="of the new background, 0 to 255")
 
     c = add_command("crop", "crop faces into another folder",
@@ -87,7 +87,6 @@ def audit(args) -> int:
 
     needs("imagehash")
     findings, counts = audit(existing_folder(args.folder, "DIR"), bar(None, description="reading"))
-    write_findings(findings, args.output)
     people = f"{counts['people']:,} people, " if counts["people"] else ""
     sizes = ", ".join(f"{width} x {height} ({count:,})" for (width, height), count in counts["sizes"].most_common(3))
     print(f"{args.folder}: {people}{counts['photos']:,} photos; width x height: {sizes or 'none could be read'}")
@@ -95,6 +94,7 @@ def audit(args) -> int:
         first = rows.iloc[0]
         print(f"  {severity:8} {finding:15} {len(rows):6,}   first {first['file']}{': ' if first['detail'] else ''}{first['detail']}")
     errors = int((findings["severity"] == "error").sum())
+    write_findings(findings, args.output)
     print(f"{errors:,} errors, {len(findings) - errors:,} warnings; all in {args.output}")
     return int(errors > 0)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from cli import HelpFormatter, run  # noqa: E402
+from cli import HelpFormatter, UserError, run  # noqa: E402
 
 
 def parse_args() -> argparse.Namespace:
@@ -26,11 +26,16 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--first", type=float, default=0.06, help="share of the ranked labels that is looked at")
     p.add_argument("--folds", type=int, default=4)
     p.add_argument("--seed", type=int, default=0, help="of what is changed, and of the training")
+    p.add_argument("--keep", type=Path, metavar="DIR", help="work in this folder and leave it (default: one that is removed)")
     p.add_argument("flags", nargs="*", metavar="-- FLAGS", help="of the training, instead of --recipe sample")
     return p.parse_args()
 
 
 def main(args) -> int:
+    if args.keep and args.keep.exists():
+        raise UserError(f"--keep {args.keep}: is there already; give a new folder")
+    if args.keep:
+        return measure(args, args.keep)
     with tempfile.TemporaryDirectory() as work:
         return measure(args, Path(work))
 

@@ -2,8 +2,10 @@
 
 import hashlib
 import shutil
+import signal
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +20,8 @@ import images
 import prepare
 import run_folder
 import suspects
-from audit import alike, audit
-from cli import ROOT, UserError
+from audit import alike, audit, photos_of
+from cli import ROOT, UserError, read_json
 
 
 @pytest.fixture
@@ -256,6 +258,53 @@ def test_an_interrupted_job_ends_as_one_left_alone(drawn, tmp_path):
     assert bytes_of(tmp_path / "cut") == bytes_of(tmp_path / "whole")
 
 
+KILLED = """
+import os, signal, sys
+import cli, images
+from pathlib import Path
+flush, left = os.fsync, 9
+def until(descriptor):  # the disk is reached for a file that does not have its final name yet
+    global left
+    left -= 1
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+    flush(descriptor)
+cli.os.fsync = until
+change = lambda photo: (photo.rotate(180), "turned", None)
+images.convert(Path(sys.argv[1]), Path(sys.argv[2]), {"job": "test"}, change, lambda rows, *_: rows)
+"""
+
+
+def test_a_job_that_is_killed_again_and_again_ends_as_one_left_alone(drawn, tmp_path):
+    def turned(photo):
+        return photo.rotate(180), "turned", None
+
+    images.convert(drawn / "train", tmp_path / "whole", {"job": "test"}, turned, lambda rows, *_: rows)
+    for _ in range(3):
+        killed = subprocess.run([sys.executable, "-c", KILLED, drawn / "train", tmp_path / "cut"], cwd=ROOT)
+        assert killed.returncode == -signal.SIGKILL and list((tmp_path / "cut").rglob(".*.part*"))
+    images.convert(drawn / "train", tmp_path / "cut", {"job": "test"}, turned, lambda rows, *_: rows)
+    assert bytes_of(tmp_path / "cut") == bytes_of(tmp_path / "whole")
+
+
+def test_a_folder_made_by_one_job_is_read_by_the_next(drawn, tmp_path):
+    for source, out in ((drawn / "train", "first"), (tmp_path / "first", "second"), (tmp_path / "first", "second")):
+        images.convert(source, tmp_path / out, {"job": out}, left_half, lambda rows, *_: rows)
+    assert all(Image.open(path).size == (12, 64) for path in dataset.read_train(tmp_path / "second")["path"])
+    assert read_json(tmp_path / "second" / "job.json")["job"] == "second"
+
+
+def test_what_cannot_be_read_is_told_before_anything_is_written(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no photos"):
+        images.convert(tmp_path / "empty", tmp_path / "out", {"job": "test"}, left_half)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(UserError, match="gone: cannot be read"):
+        images.files_below(tmp_path / "gone")
+    found = []
+    assert photos_of(tmp_path / "gone", lambda *finding: found.append(finding[1:3])) == [] and found == [("error", "unreadable")]
+
+
 @pytest.mark.parametrize(("out", "words"), [("sample/train/in", "lies in"), ("sample", "lies in"), ("full", "is there already"),
                                             ("file", "is there already"), ("other", "other settings")])  # fmt: skip
 def test_an_out_that_cannot_be_is_refused_and_nothing_lost(drawn, tmp_path, out, words):
@@ -277,12 +326,13 @@ def test_broken_photos_are_copied_and_noted(drawn, tmp_path):
     assert (tmp_path / "out" / photo.relative_to(drawn / "train")).read_bytes() == b"broken"
 
 
-@pytest.fixture
-def bright_is_near(tmp_path):
-    """A model file of U2-Net's shape whose foreground is what is bright."""
+@pytest.fixture(params=[320, 1024])
+def bright_is_near(request, tmp_path):
+    """A model file of U2-Net's shape, and one of ISNet's, whose foreground is what is bright."""
+    size = [request.param, request.param]
     mean = helper.make_node("ReduceMean", ["input"], ["mask"], axes=[1], keepdims=1)
-    graph = helper.make_graph([mean], "bright", [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, 320, 320])],
-                              [helper.make_tensor_value_info("mask", TensorProto.FLOAT, [1, 1, 320, 320])])  # fmt: skip
+    graph = helper.make_graph([mean], "bright", [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, *size])],
+                              [helper.make_tensor_value_info("mask", TensorProto.FLOAT, [1, 1, *size])])  # fmt: skip
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), tmp_path / "bright.onnx")
     return tmp_path / "bright.onnx"
 
@@ -324,6 +374,40 @@ def test_the_largest_most_central_face_is_cropped_or_the_centre():
     for nothing in (None, np.zeros((0, 15))):
         cropped, note, box = images.cropper(lambda _, nothing=nothing: nothing, 0.5)(photo)
         assert note == "no face: centre crop" and cropped.size == (200, 124)
+
+
+@pytest.fixture
+def bright_is_a_face(tmp_path, monkeypatch):
+    """A model file with YuNet's inputs and outputs that takes what is bright for faces of 8, 16 and 32 pixels."""
+    nodes, outputs = [], {name: [] for name in ("cls", "obj", "bbox", "kps")}
+    constants = {"dark": np.float32(-200), "none": np.float32(0)} | {f"as{n}": np.array([1, -1, n]) for n in (1, 4, 10)}
+    for stride in (8, 16, 32):
+        constants[f"mean{stride}"] = np.full((1, 3, stride, stride), 1 / (3 * stride**2), np.float32)
+        nodes += [helper.make_node("Conv", ["input", f"mean{stride}"], [f"m{stride}"], strides=[stride, stride]),
+                  helper.make_node("Add", [f"m{stride}", "dark"], [f"d{stride}"]), helper.make_node("Sigmoid", [f"d{stride}"], [f"s{stride}"]),
+                  helper.make_node("Transpose", [f"s{stride}"], [f"t{stride}"], perm=[0, 2, 3, 1]),
+                  helper.make_node("Mul", [f"t{stride}", "none"], [f"z{stride}"])]  # fmt: skip
+        for name, count in (("cls", 1), ("obj", 1), ("bbox", 4), ("kps", 10)):
+            nodes += [helper.make_node("Concat", [("t" if count == 1 else "z") + str(stride)] * count, [f"{name}{stride}"], axis=3),
+                      helper.make_node("Reshape", [f"{name}{stride}", f"as{count}"], [f"{name}_{stride}"])]  # fmt: skip
+            outputs[name].append(helper.make_tensor_value_info(f"{name}_{stride}", TensorProto.FLOAT, [1, (640 // stride) ** 2, count]))
+    tensors = [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "bright", [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, 640, 640])],
+                              list(chain(*outputs.values())), tensors)  # fmt: skip
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=8), tmp_path / "faces.onnx")
+    monkeypatch.setattr(images, "YUNET_SHA256", hashlib.sha256((tmp_path / "faces.onnx").read_bytes()).hexdigest())
+    return tmp_path / "faces.onnx"
+
+
+def test_opencvs_detector_finds_faces_in_photos_of_any_size(bright_is_a_face, capfd):
+    change = images.face_cropper(bright_is_a_face, 0.5)
+    for width, height, side in ((384, 512, 32), (240, 320, 32), (1920, 2560, 128), (384, 512, 32)):
+        pixels = np.zeros((height, width, 3), np.uint8)
+        pixels[side * 6 : side * 7, side * 5 : side * 6] = 255
+        _, note, (left, top, right, bottom) = change(Image.fromarray(pixels))
+        assert note == "face" and side * 4 < (left + right) / 2 < side * 6.1 and side * 5 < (top + bottom) / 2 < side * 7.1
+    assert change(Image.new("RGB", (300, 200)))[1] == "no face: centre crop"
+    assert capfd.readouterr().err == ""  # not a line for each photo
 
 
 @pytest.mark.parametrize("face", [(0, 0, 10, 10), (290, 190, 30, 30), (0, 0, 300, 200), (-20, -20, 60, 60), (100, 100, 1, 1)])
