@@ -384,7 +384,8 @@ def bright_is_a_face(tmp_path, monkeypatch):
     for stride in (8, 16, 32):
         constants[f"mean{stride}"] = np.full((1, 3, stride, stride), 1 / (3 * stride**2), np.float32)
         nodes += [helper.make_node("Conv", ["input", f"mean{stride}"], [f"m{stride}"], strides=[stride, stride]),
-                  helper.make_node("Add", [f"m{stride}", "dark"], [f"d{stride}"]), helper.make_node("Sigmoid", [f"d{stride}"], [f"s{stride}"]),
+                  helper.make_node("Add", [f"m{stride}", "dark"], [f"d{stride}"]),
+                  helper.make_node("Sigmoid", [f"d{stride}"], [f"s{stride}"]),
                   helper.make_node("Transpose", [f"s{stride}"], [f"t{stride}"], perm=[0, 2, 3, 1]),
                   helper.make_node("Mul", [f"t{stride}", "none"], [f"z{stride}"])]  # fmt: skip
         for name, count in (("cls", 1), ("obj", 1), ("bbox", 4), ("kps", 10)):
