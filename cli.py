@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent
 SAGEMAKER = Path("/opt/ml/input/data")
 SAMPLE = Path("sample")
 IMAGE_EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}  # of photos in a folder without a list
+VIEWS = ("flip", "crops", "scales")  # what an answer can be averaged over: transforms.views
 DRAWN_MARK = "drawn.json"  # prepare.py leaves it in the root of every sample set it draws
 
 

@@ -1,7 +1,7 @@
 """Answer photos with one or several trained runs and write the submission.
 
     python inference.py --name swin                     one run (without --name: the latest)
-    python inference.py --name swin vit5 --tta flip     several runs, and all folds of a run, averaged
+    python inference.py --name swin vit5                several runs, and all folds of a run, averaged
 
 Writes OUTPUT_DIR/NAME.csv (ImageID,ans), NAME.npz (probabilities) and NAME.json (what answered, with its validation score).
 """
@@ -10,7 +10,7 @@ import argparse
 import os
 from pathlib import Path
 
-from cli import IMAGE_EXTENSIONS, HelpFormatter, UserError, data_folder, existing_folder, folder, is_drawn, read_json, run, safe_name
+from cli import IMAGE_EXTENSIONS, VIEWS, HelpFormatter, UserError, data_folder, existing_folder, folder, is_drawn, read_json, run, safe_name
 from progress import RANK, progress, say
 
 
@@ -20,7 +20,7 @@ def parse_args(arguments=None) -> argparse.Namespace:
         description="Answer every photo of a folder and write a submission.",
         epilog="examples:\n"
         "  SM_CHANNEL_EVAL=/data/eval python inference.py --name swin --batch_size 64\n"
-        "  python inference.py --name swin5 vit5 --tta flip --data_dir /data/eval\n"
+        "  python inference.py --name swin5 vit5 --tta flip scales --data_dir /data/eval\n"
         "  python inference.py --checkpoint best.safetensors --data_dir photos/\n"
         "  python inference.py --name swin face.jpg --draw answers/        one photo, in words\n"
         "  python inference.py --name swin --export swin.onnx              then: --checkpoint swin.onnx face.jpg",
@@ -41,7 +41,8 @@ def parse_args(arguments=None) -> argparse.Namespace:
     g = p.add_argument_group("answers")
     g.add_argument("--output_dir", metavar="DIR", help="where submissions go (default: SM_OUTPUT_DATA_DIR, else ./output)")
     g.add_argument("--output_name", metavar="NAME", help="name of the submission (default: the runs' names)")
-    g.add_argument("--tta", nargs="*", choices=("flip", "crops", "scales"), default=[], help="average over the mirror image, shifts, sizes")
+    g.add_argument("--tta", nargs="*", choices=VIEWS, default=None,
+                   help="average over the mirror image, shifts, sizes; none: --tta alone (default: as the model was validated)")
     g.add_argument("--offsets", choices=("yes", "no"), default="yes",
                    help="add the class offsets tuned after training, where a model has them")
     g.add_argument("--draw", metavar="DIR", help="with PHOTO: write each photo with its answer into this folder")
@@ -113,7 +114,7 @@ from torch.utils.data import DataLoader
 
 import dataset
 import machine
-from model import fold_batch_norms, load_model, predict, read_description
+from model import fold_batch_norms, load_model, predict, read_description, views_of
 from submission import check_image_ids, few, write_probabilities, write_sidecar, write_submission
 
 
@@ -151,7 +152,7 @@ def answer(path: Path, frame, args, launcher: Fabric) -> np.ndarray:
                         prefetch_factor=4 if workers else None)  # fmt: skip
     start = time.perf_counter()
     loader = progress(loader, len(loader), description["architecture"], "batch")
-    log_probabilities = predict(model, loader, len(frame), fabric, choice.channels_last, args.tta)
+    log_probabilities = predict(model, loader, len(frame), fabric, choice.channels_last, views_of(description, args.tta))
     seconds = time.perf_counter() - start
     if np.isposinf(log_probabilities).any():
         raise UserError(f"{path}: its answers are no numbers; train it again")
@@ -208,7 +209,7 @@ def main(args) -> int:
     write_sidecar(output, {
         "kind": "model", "name": name, "macro_f1": scores.get("macro_f1"),
         "model": "+".join(dict.fromkeys(description["architecture"] for description in descriptions)),
-        "files": [str(path) for path in files], "tta": args.tta, "photos": str(source),
+        "files": [str(path) for path in files], "tta": [views_of(description, args.tta) for description in descriptions], "photos": str(source),
     })  # fmt: skip
     if unread_names:
         what = "left out" if args.on_error == "skip" else "answered with the average of the others"

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import transforms
-from cli import UserError, atomic
+from cli import VIEWS, UserError, atomic
 from dataset import AGES, CLASS_NAMES, CLASSES, GENDERS, MASKS, OFFICIAL_BANDS
 
 FORMAT_VERSION = 1
@@ -232,6 +232,11 @@ def fold_batch_norms(model: MaskClassifier) -> int:
     return 0
 
 
+def views_of(description: dict, wish=None) -> list[str]:
+    """The views that an answer is averaged over besides the photo itself: `wish`, else those the model was validated with."""
+    return description.get("tta", []) if wish is None else wish
+
+
 @torch.inference_mode()
 def predict(model, loader, size: int, fabric, channels_last: bool, views=(), precision=None):
     """Log-probabilities (size, 18) float32 of all photos that `loader` serves as (pixels, row), averaged over `views`.
@@ -334,6 +339,8 @@ def _checked(description, path: Path) -> dict:
         raise UserError(f"{path}: its metadata is not a table of settings")
     if "drop" in description:
         rules["drop"] = lambda v: isinstance(v, (int, float)) and 0 <= v < 1
+    if "tta" in description:
+        rules["tta"] = lambda v: isinstance(v, list) and set(v) <= set(VIEWS)
     for key, good in rules.items():
         if key not in description or not good(description[key]):
             raise UserError(f"{path}: metadata {key!r} is {str(description.get(key, 'missing'))[:60]}, which this version cannot serve")

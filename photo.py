@@ -92,19 +92,23 @@ def onnx_model(path: Path):
     return lambda pixels: session.run(None, {"photos": pixels})[0], description
 
 
-def torch_model(files: list[Path]):
+def torch_model(files: list[Path], tta=None):
     """The average of model files, and its description; UserError if they take photos of different size."""
     import torch
 
-    module, description = joined(files)
+    module, description = joined(files, tta)
     return lambda pixels: module(torch.from_numpy(pixels)).numpy(), description
 
 
-def joined(files: list[Path]):
-    """One module that answers (N, H, W, 3) uint8 with the average of the models' (N, 18) probabilities, and its description."""
+def joined(files: list[Path], tta=None):
+    """One module that answers (N, H, W, 3) uint8 with the average of the models' (N, 18) probabilities, and its description.
+
+    The views `tta` are averaged too, where not given each model's own.
+    """
     import torch
 
-    from model import load_model
+    import transforms
+    from model import load_model, views_of
 
     models = [load_model(path) for path in files]
     first = models[0].description
@@ -118,14 +122,19 @@ def joined(files: list[Path]):
             self.models = torch.nn.ModuleList(models)
 
         def forward(self, photos):
-            images = photos.permute(0, 3, 1, 2)
-            return torch.stack([model.log_probabilities(images).exp() for model in self.models]).mean(0)
+            images = photos.permute(0, 3, 1, 2).float()
+            return torch.stack([self.answer(model, images) for model in self.models]).mean(0)
+
+        @staticmethod
+        def answer(model, images):
+            views = transforms.views(images, views_of(model.description, tta))
+            return torch.stack([model.log_probabilities(view).exp() for view in views]).mean(0)
 
     keys = ("resize", "crop", "class_names", "drawn")
     return Average().eval().requires_grad_(False), {key: first[key] for key in keys if key in first}
 
 
-def export(files: list[Path], output: Path) -> None:
+def export(files: list[Path], output: Path, tta=None) -> None:
     """Write the average of model files to one ONNX file whose metadata says how to feed it; its answers are compared on the way."""
     try:
         import onnx
@@ -135,7 +144,7 @@ def export(files: list[Path], output: Path) -> None:
         raise UserError(f"--export: needs {error.name}; install what is in requirements-onnx.txt") from None
     import torch
 
-    module, description = joined(files)
+    module, description = joined(files, tta)
     random = np.random.default_rng(0).integers(0, 256, (7, *description["resize"], 3), np.uint8)
     warnings.simplefilter("ignore", FutureWarning)  # of PyTorch's exporter about PyTorch
     program = torch.onnx.export(module, (torch.from_numpy(random[:5]),), dynamo=True, verbose=False, input_names=["photos"],
@@ -155,14 +164,14 @@ def export(files: list[Path], output: Path) -> None:
 def main(args, files: list[Path]) -> int:
     """Write args.export, or print the answer to every photo in args.photos and draw it in args.draw. 1 if a photo could not be read."""
     if args.export:
-        export(files, Path(args.export))
+        export(files, Path(args.export), args.tta)
         return 0
     if len(files) == 1 and files[0].suffix == ".onnx":
         answer, description = onnx_model(files[0])
     elif any(path.suffix == ".onnx" for path in files):
         raise UserError("--checkpoint: give one ONNX file alone")
     else:
-        answer, description = torch_model(files)
+        answer, description = torch_model(files, args.tta)
     if description.get("drawn"):
         print("warning: this model has seen drawn faces only; its answers on photos mean nothing")
     photos = photos_in(args.photos)

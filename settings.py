@@ -9,7 +9,7 @@ import math
 import os
 from pathlib import Path
 
-from cli import HelpFormatter, UserError, read_json
+from cli import VIEWS, HelpFormatter, UserError, read_json
 
 RECIPES = {
     # What train.sh runs with users' own data: the defaults below, chosen by measurements (docs/accuracy.md).
@@ -21,7 +21,7 @@ RECIPES = {
         "batch_size": 16, "lr": 2e-5, "optimizer": "AdamW", "weight_decay": 0.01, "criterion": "f1_winners", "bands": [29, 57],
         "head": "joint",
         "scheduler": "winners", "lr_decay_step": 4, "warmup": 5.0, "layer_decay": 1.0, "ema": 0.0, "mixup": 0.0, "half_face": 0.0,
-        "sampling": "shuffle", "clip": 0.0, "freeze": 0, "drop": 0.0,
+        "sampling": "shuffle", "clip": 0.0, "freeze": 0, "drop": 0.0, "tta": [],
     },
     # A small model from nothing, for the drawn sample on a laptop: shows the whole job in minutes.
     "sample": {
@@ -85,6 +85,8 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("--mixup", type=float, default=0.0, metavar="P", help="chance that a batch is blended in pairs (Beta(0.4, 0.4))")
     g.add_argument("--half_face", type=float, default=0.0, metavar="P",
                    help="chance that a batch gets face halves of two people of one mask state")
+    g.add_argument("--tta", nargs="*", choices=VIEWS, default=["flip"],
+                   help="views an answer is averaged over, in validation and later: mirror image, shifts, sizes; none: --tta alone")
 
     g = p.add_argument_group("model")
     g.add_argument("--model", default="SwinTransformerLarge384", help="any timm model, or SwinTransformerLarge384")

@@ -106,7 +106,7 @@ def build_model(args, train_frame) -> MaskClassifier:
         config["mean"], config["std"] = dataset.pixel_statistics(train_frame["path"], args.resize, args.crop)
     model = MaskClassifier(
         args.model, args.head, args.resize, args.mean or config["mean"], args.std or config["std"], keywords,
-        crop=args.crop, bands=args.bands, drop=args.drop, drawn=is_drawn(Path(args.data_dir)), macro_f1=None,
+        crop=args.crop, bands=args.bands, drop=args.drop, tta=args.tta, drawn=is_drawn(Path(args.data_dir)), macro_f1=None,
     )  # fmt: skip
     weights = load_pretrained(model, args.pretrained)
     freeze = args.freeze if args.freeze is not None else 3 * (args.pretrained != "no")
@@ -327,8 +327,8 @@ def train(args, frame, split, fold, path: Path, launcher: Fabric, choice=None) -
         row |= ({"fp16_overflows": overflows} if scaler else {}) | ({"mfu": speed / fabric.world_size * of_peak} if of_peak else {})
 
         if len(val_frame):
-            log_probabilities = predict(kept, val_loader, len(val_frame), fabric, choice.channels_last,
-                                        precision=machine.answering_precision(kind))  # fmt: skip
+            log_probabilities = predict(kept, val_loader, len(val_frame), fabric, choice.channels_last, args.tta,
+                                        machine.answering_precision(kind))  # fmt: skip
             row |= metrics.score(labels, log_probabilities.argmax(axis=1))
         state["rows"].append(row)
         better = row.get("macro_f1", 0) >= state["best"].get("macro_f1", 0) or not len(val_frame)
@@ -433,7 +433,8 @@ def main(args) -> int:
     launcher = Fabric(accelerator=machine.accelerator(args.accelerator), devices=args.devices, num_nodes=args.nodes)
     launcher.launch()
     if args.resume == "auto":
-        args.resume = "yes" if (model_dir / name / "config.json").is_file() else "no"
+        begun = [model_dir / name / "config.json", *(model_dir / name).glob("fold-*/config.json")]
+        args.resume = "yes" if any(file.is_file() for file in begun) else "no"
     going_on = args.resume == "yes"
     path = model_dir / name if going_on else launcher.broadcast(RANK == 0 and run_folder.create(model_dir, name))
     if not path.is_dir():

@@ -213,9 +213,6 @@ def half_face(images, order, left):
 
 # ---------------------------------------------------------------------------- test-time averaging
 
-VIEWS = ("flip", "crops", "scales")
-
-
 def views(images, names):
     """Yield the batch (B, C, H, W) as it is and once for each view that `names` asks for.
 

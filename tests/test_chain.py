@@ -65,7 +65,12 @@ def test_from_photos_to_a_scored_vote(drawn, tmp_path):
     assert set(predictions["person"]) == set(split["person"][split["fold"] == 0])
     assert np.isclose(dataset_score(predictions), table["macro_f1"].max(), atol=1e-9)
 
+    answered(drawn, model_dir, output, "--name", "a", "--tta")
+    once = submission.read_probabilities(output / "a.npz")[1]
     answered(drawn, model_dir, output, "--name", "a", "--tta", "flip")
+    flipped = submission.read_probabilities(output / "a.npz")[1]
+    answered(drawn, model_dir, output, "--name", "a")  # as it was validated: --tta flip
+    assert np.array_equal(submission.read_probabilities(output / "a.npz")[1], flipped) and np.abs(once - flipped).max() > 1e-4
     answered(drawn, model_dir, output, "--name", "b")
     done = script(ROOT / "ensemble.py", "vote", output / "a.csv", output / "b.csv", "--top_k", "2", "--output", output / "vote.csv")
     assert done.returncode == 0, done.stderr
