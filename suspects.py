@@ -64,7 +64,7 @@ def rank(table: pd.DataFrame) -> pd.DataFrame:
             continue  # nothing can be mistaken for another class
         known = np.cumsum(present) - 1  # cleanlab wants the classes without gaps
         among = share[:, present] / share[:, present].sum(axis=1, keepdims=True)
-        of["score"] = get_label_quality_scores(known[labels], among)
+        of["score"] = get_label_quality_scores(known[labels], among).round(6)
         of["suspect"] = find_label_issues(known[labels], among)
         of = of.assign(field=field, given=[names[code] for code in labels], better=[names[code] for code in share.argmax(axis=1)])
         ranked.append(of.sort_values(["score", "person", "photo"])[COLUMNS])
@@ -83,15 +83,16 @@ def write_page(shown: pd.DataFrame, output: Path) -> None:
     for number, row in enumerate(shown.to_dict("records")):
         try:
             stream = io.BytesIO()
-            Image.fromarray(load_photo(row["path"], (160, 120))).save(stream, "JPEG", quality=85)
+            Image.fromarray(load_photo(row["path"], (256, 192))).save(stream, "JPEG", quality=85)
             picture = f'<img src="data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}" alt="">'
         except PhotoError as error:
             picture = f"<p>{html.escape(error.reason)}</p>"
         name = html.escape(f"{row['person']} {row['photo']}")
         value = '<input type="number" min="0" max="120" placeholder="age">' if row["field"] == "age" else ""
-        rows.append(f'<figure data-n="{number}">{picture}<figcaption>{name}<br>{row["field"]}: <b>{html.escape(row["given"])}</b> → '
-                    f'<b>{html.escape(row["better"])}</b> ({row["score"]:.2f}) {value}</figcaption><button class="yes">accept</button>'
-                    f'<button class="no">reject</button></figure>')  # fmt: skip
+        buttons = '<div class="judge"><button class="yes">accept</button><button class="no">reject</button></div>'
+        rows.append(f'<figure data-n="{number}">{picture}<figcaption><small>{name}</small><br>{row["field"]}: '
+                    f'<b>{html.escape(row["given"])}</b> → <b>{html.escape(row["better"])}</b> <small>({row["score"]:.2f})</small> {value}'
+                    f'</figcaption>{buttons}</figure>')  # fmt: skip
     data = [{key: row[key] for key in ("person", "field", "better", "photo")} for row in shown.to_dict("records")]
     page = PAGE.replace("ROWS", "\n".join(rows)).replace("DATA", json.dumps(data, ensure_ascii=False).replace("</", "<\\/"))
     with atomic(output) as temporary:
@@ -99,18 +100,25 @@ def write_page(shown: pd.DataFrame, output: Path) -> None:
 
 
 PAGE = """<!DOCTYPE html>
-<html lang="en"><meta charset="utf-8"><title>Suspect labels</title>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Suspect labels</title>
 <style>
-body{font:14px/1.4 system-ui,"Noto Sans KR","Malgun Gothic",sans-serif;margin:1em;color:#222}
-header{position:sticky;top:0;background:#fff;padding:.5em 0;border-bottom:1px solid #ddd}
-main{display:grid;grid-template-columns:repeat(auto-fill,minmax(190px,1fr));gap:1em;margin-top:1em}
-figure{margin:0;padding:.6em;border:2px solid #ddd;border-radius:6px;overflow-wrap:anywhere}
-figure.accepted{border-color:#0072B2;background:#eaf4fb}figure.rejected{opacity:.4}
-img{width:120px;height:160px}input{width:4.5em}button{margin:.4em .4em 0 0}
+body{font:15px/1.4 system-ui,"Noto Sans KR","Malgun Gothic",sans-serif;margin:0 auto;padding:0 1em 2em;max-width:1400px;color:#222}
+header{position:sticky;top:0;background:#fff;padding:.6em 0;border-bottom:1px solid #ccc;display:flex;flex-wrap:wrap;gap:.4em 1em;
+align-items:center}
+h1{font-size:1.3em;margin:0}p{color:#555;max-width:60em}
+main{display:grid;grid-template-columns:repeat(auto-fill,minmax(180px,1fr));gap:1em}
+figure{margin:0;padding:.6em;border:2px solid #ddd;border-radius:6px;overflow-wrap:anywhere;display:flex;flex-direction:column}
+figure[hidden]{display:none}figure.accepted{border-color:#0072B2;background:#eaf4fb}figure.rejected{opacity:.4}
+figcaption{flex:1;margin-top:.3em}small{color:#555}figure img{width:100%;aspect-ratio:3/4;object-fit:contain;background:#eee}
+button,select,input{font:inherit;padding:.2em .6em}input{width:5.5em;padding:.2em .3em}.judge{display:flex;gap:.4em;margin-top:.5em}
+.judge button{flex:1}.accepted .yes,.rejected .no{font-weight:bold}
+#save{background:#0072B2;color:#fff;border:0;border-radius:4px;padding:.4em .8em}
 </style>
-<header><b>Suspect labels</b>, the most suspect first. Given label → what the model says (quality of the label, 0 to 1).
-<select id="field"><option value="">all</option><option>mask</option><option>gender</option><option>age</option></select>
+<header><h1>Suspect labels</h1>
+<select id="field"><option>all</option><option>mask</option><option>gender</option><option>age</option></select>
 <button id="save">save accepted as corrections.csv</button> <span id="count"></span></header>
+<p>The most suspect first: given label → what the model says, and the quality of the given label from 0 (wrong) to 1. Mask is judged by
+photo, gender and age by person. A corrected age is a number of years.</p>
 <main>ROWS</main>
 <script>
 const rows = DATA;
@@ -126,17 +134,23 @@ figures.forEach(f => {
   const age = f.querySelector("input");
   if (age) age.oninput = () => judge(f, "accepted");
 });
-document.getElementById("field").onchange = event => {
+const choice = document.getElementById("field");
+[...choice.options].forEach(o => {
+  o.value = o.text === "all" ? "" : o.text;
+  o.text += ` (${rows.filter(row => !o.value || row.field === o.value).length})`;
+});
+choice.onchange = event => {
   figures.forEach(f => { f.hidden = event.target.value !== "" && rows[f.dataset.n].field !== event.target.value; });
 };
 const cell = text => /[",\\n\\r]/.test(text) ? '"' + text.replaceAll('"', '""') + '"' : text;
 document.getElementById("save").onclick = () => {
   const lines = ["person,field,value,photo"], missing = [];
   figures.filter(f => f.className === "accepted").forEach(f => {
-    const row = rows[f.dataset.n], value = row.field === "age" ? f.querySelector("input").value : row.better;
-    if (value === "") missing.push(row.person); else lines.push([row.person, row.field, value, row.photo].map(cell).join(","));
+    const row = rows[f.dataset.n], age = f.querySelector("input"), value = age ? age.value : row.better;
+    if (value === "" || (age && !age.checkValidity())) missing.push(row.person);
+    else lines.push([row.person, row.field, value, row.photo].map(cell).join(","));
   });
-  if (missing.length) { alert("give an age in years for " + missing.join(", ")); return; }
+  if (missing.length) { alert("give an age in years, 0 to 120, for " + missing.join(", ")); return; }
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([lines.join("\\n") + "\\n"], {type: "text/csv"}));
   link.download = "corrections.csv";
