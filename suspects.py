@@ -106,12 +106,13 @@ body{font:15px/1.4 system-ui,"Noto Sans KR","Malgun Gothic",sans-serif;margin:0 
 header{position:sticky;top:0;background:#fff;padding:.6em 0;border-bottom:1px solid #ccc;display:flex;flex-wrap:wrap;gap:.4em 1em;
 align-items:center}
 h1{font-size:1.3em;margin:0}p{color:#555;max-width:60em}
-main{display:grid;grid-template-columns:repeat(auto-fill,minmax(180px,1fr));gap:1em}
-figure{margin:0;padding:.6em;border:2px solid #ddd;border-radius:6px;overflow-wrap:anywhere;display:flex;flex-direction:column}
+main{display:grid;grid-template-columns:repeat(auto-fill,minmax(195px,1fr));gap:1em}
+figure{margin:0;padding:.6em;border:2px solid #ddd;border-radius:6px;display:flex;flex-direction:column}
 figure[hidden]{display:none}figure.accepted{border-color:#0072B2;background:#eaf4fb}figure.rejected{opacity:.4}
-figcaption{flex:1;margin-top:.3em}small{color:#555}figure img{width:100%;aspect-ratio:3/4;object-fit:contain;background:#eee}
+figcaption{flex:1;margin-top:.3em;overflow-wrap:anywhere}small{color:#555}
+figure img{width:100%;aspect-ratio:3/4;object-fit:contain;background:#eee}
 button,select,input{font:inherit;padding:.2em .6em}input{width:5.5em;padding:.2em .3em}.judge{display:flex;gap:.4em;margin-top:.5em}
-.judge button{flex:1}.accepted .yes,.rejected .no{font-weight:bold}
+.judge button{flex:1;padding:.2em}.accepted .yes,.rejected .no{font-weight:bold}
 #save{background:#0072B2;color:#fff;border:0;border-radius:4px;padding:.4em .8em}
 </style>
 <header><h1>Suspect labels</h1>
