@@ -52,7 +52,9 @@ def audit(folder: Path, progress=iter) -> tuple[pd.DataFrame, dict]:
         with ProcessPoolExecutor(cores()) as pool:
             facts = list(progress(pool.map(look, photos, chunksize=16)))
     check_photos(facts, bool(people), add)
-    counts = {"people": len(people), "photos": len(photos), "sizes": Counter(fact["size"] for fact in facts if "size" in fact)}
+    of_person = Counter(Counter(photo.parent for photo in photos).values()) if people else {}
+    sizes = Counter(fact["size"] for fact in facts if "size" in fact)
+    counts = {"people": len(people), "photos": len(photos), "of_person": of_person, "sizes": sizes}
     return pd.DataFrame(findings, columns=COLUMNS), counts
 
 

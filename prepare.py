@@ -90,6 +90,8 @@ def audit(args) -> int:
     people = f"{counts['people']:,} people, " if counts["people"] else ""
     sizes = ", ".join(f"{width} x {height} ({count:,})" for (width, height), count in counts["sizes"].most_common(3))
     print(f"{args.folder}: {people}{counts['photos']:,} photos; width x height: {sizes or 'none could be read'}")
+    if people:
+        print("  photos a person: " + ", ".join(f"{photos} ({n:,})" for photos, n in sorted(counts["of_person"].items(), reverse=True)))
     for (severity, finding), rows in sorted(findings.groupby(["severity", "finding"]), key=lambda item: (item[0][0], -len(item[1]))):
         first = rows.iloc[0]
         print(f"  {severity:8} {finding:15} {len(rows):6,}   first {first['file']}{': ' if first['detail'] else ''}{first['detail']}")

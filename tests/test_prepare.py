@@ -50,7 +50,8 @@ def test_a_drawn_set_breaks_nothing_and_its_traps_are_named(drawn, tmp_path, cap
     assert prepared("audit", drawn / "train", "--output", tmp_path / "a.csv") == 0
     found = pd.read_csv(tmp_path / "a.csv")
     assert set(found["severity"]) == {"warning"} and {"junk", "shared id"} <= set(found["finding"])
-    assert "4 people" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "4 people" in said and "photos a person: 7 (" in said
     assert prepared("audit", drawn / "eval", "--output", tmp_path / "b.csv") == 0
 
 
