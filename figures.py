@@ -1,88 +1,97 @@
-"""The pictures of the reports (matplotlib), and the page that holds them: one HTML file that needs no other, PNGs beside it."""
+"""The pictures of the reports (matplotlib), in colours and marks that colour-blind eyes tell apart."""
 
-import base64
-import html
-import io
 import logging
 import re
+import unicodedata
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import font_manager
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from PIL import Image
 
-from cli import atomic
 from dataset import ATTRIBUTES, CLASS_NAMES, OFFICIAL_BANDS
 from transforms import PhotoError, load_photo
 
 plt.switch_backend("Agg")  # no window
 logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # of weights that a font has not
 
-# Okabe and Ito's palette, told apart by colour-blind eyes: https://jfly.uni-koeln.de/color/
-BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#666666"
-KOREAN = ("Noto Sans CJK KR", "Noto Sans KR", "NanumGothic", "Malgun Gothic", "Apple SD Gothic Neo", "AppleGothic", "UnDotum")
-FONTS = [name for name in KOREAN if name in {font.name for font in font_manager.fontManager.ttflist}][:1]
-plt.rcParams.update({"font.family": ["DejaVu Sans", *FONTS], "font.size": 10, "axes.spines.top": False, "axes.spines.right": False,
-                     "axes.titlesize": 11, "axes.titleweight": "bold", "figure.constrained_layout.use": True,
-                     "axes.unicode_minus": False, "savefig.dpi": 110})  # fmt: skip
+# Okabe and Ito's palette: https://jfly.uni-koeln.de/color/
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#666666"
+SERIES = [(BLUE, "o"), (RED, "D"), (GREEN, "s"), (ORANGE, "^"), (PURPLE, "v"), (SKY, "P"), (GREY, "X"), ("black", "*")]
+HANGUL = ("Noto Sans CJK KR", "Noto Sans KR", "NanumGothic", "Malgun Gothic", "Apple SD Gothic Neo", "AppleGothic", "UnDotum")
+
+
+def hangul_font() -> str | None:
+    """The name of an installed font with Korean letters, one put there since matplotlib made its list of fonts included."""
+    known = {font.name for font in font_manager.fontManager.ttflist}
+    if not known & set(HANGUL):
+        for file in font_manager.findSystemFonts():
+            if re.match(r"notosans(cjk|kr)|nanumgothic\.|malgun|apple.*gothic|undotum", Path(file).name.lower()):
+                font_manager.fontManager.addfont(file)
+        known = {font.name for font in font_manager.fontManager.ttflist}
+    return next((name for name in HANGUL if name in known), None)
+
+
+KOREAN = hangul_font()
+plt.rcParams.update({"font.family": ["DejaVu Sans", *filter(None, [KOREAN])], "font.size": 10, "axes.spines.top": False,
+                     "axes.spines.right": False, "axes.titlesize": 11, "axes.titleweight": "bold", "figure.constrained_layout.use": True,
+                     "axes.unicode_minus": False, "text.parse_math": False})  # fmt: skip
+PARTS = {"mask": ("worn", "wrong", "none"), "gender": ATTRIBUTES["gender"], "age": ATTRIBUTES["age"]}
 SHORT = [name.replace("not wear", "none").replace("incorrect", "wrong").replace("wear", "worn") for name in CLASS_NAMES]
-STYLE = """body{font:15px/1.5 system-ui,"Noto Sans KR","Malgun Gothic",sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222}
-h1{font-size:1.6em}h2{font-size:1.2em;margin-top:2em;border-bottom:1px solid #ddd}img{max-width:100%}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums}td,th{padding:.2em .8em;text-align:left;border-bottom:1px solid #eee}
-.names{font-size:12px;columns:2;color:#444}"""
-
-
-def write_page(output: Path, title: str, sections) -> Path:
-    """output/index.html and a PNG for each figure. sections: (heading, html, figure or None), closed as they are drawn."""
-    parts = []
-    for number, (heading, text, figure) in enumerate(sections, start=1):
-        parts.append(f"<h2>{html.escape(heading)}</h2>\n{text}")
-        if figure is not None:
-            stream = io.BytesIO()
-            figure.savefig(stream, format="png")
-            plt.close(figure)
-            name = "-".join(re.findall(r"\w+", heading.lower())[:5])
-            with atomic(output / f"{number:02d}-{name}.png") as temporary:
-                temporary.write_bytes(stream.getvalue())
-            parts.append(f'<img alt="{html.escape(heading)}" src="data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}">')
-    page = f'<!DOCTYPE html>\n<html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>\n'
-    page += f"<h1>{html.escape(title)}</h1>\n" + "\n".join(parts) + "\n</html>\n"
-    with atomic(output / "index.html") as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    return output / "index.html"
-
-
-def table(rows, header) -> str:
-    """An HTML table of text and numbers."""
-    cells = [[html.escape(f"{cell:.4f}" if isinstance(cell, float) else str(cell)) for cell in row] for row in rows]
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
-    return f"<table><tr>{head}</tr>" + "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in cells) + "</table>"
 
 
 # ---------------------------------------------------------------------------- of a run
 
 
-def curves(metrics):
-    """Loss and scores by epoch, from metrics.csv."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6))
-    left.plot(metrics["epoch"], metrics["loss"], "o-", color=GREY)
-    left.set(title="Training loss", xlabel="epoch")
-    if "macro_f1" in metrics:
-        for name, colour, mark in (("macro_f1", RED, "o-"), ("mask", BLUE, "s--"), ("gender", GREEN, "^--"), ("age", ORANGE, "v--")):
-            right.plot(metrics["epoch"], metrics[name], mark, color=colour, label=name.replace("macro_f1", "macro-F1"))
-        right.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    right.set(title="Validation: macro-F1 and accuracies", xlabel="epoch", ylim=(0, 1.02))
-    for axis in (left, right):
-        axis.xaxis.get_major_locator().set_params(integer=True)
-    return figure
+def curves(tables):
+    """Two figures: loss, and the scores of validation, by epoch. tables: metrics.csv, of each fold (thin, their mean thick)."""
+    loss, axis = plt.subplots(figsize=(4.6, 3.4))
+    _by_epoch(axis, tables, "loss", GREY, "o-")
+    axis.set(title="Loss on the photos trained on", xlabel="epoch", ylim=(0, 1.06 * max(table["loss"].max() for table in tables)))
+    figures = [loss]
+    if all("macro_f1" in table for table in tables):
+        scores, axis = plt.subplots(figsize=(5.8, 3.4))
+        for name, colour, mark in (("mask", BLUE, "s--"), ("gender", GREEN, "^--"), ("age", ORANGE, "v--"), ("macro_f1", RED, "o-")):
+            last = _by_epoch(axis, tables, name, colour, mark)
+            axis.annotate(f"{name.replace('macro_f1', 'macro-F1')} {last[1]:.2f}", last, xytext=(8, 0), textcoords="offset points",
+                          va="center", color=colour, fontweight="bold", fontsize=9)  # fmt: skip
+        axis.set(title="Macro-F1 and accuracies on people held out", xlabel="epoch", ylim=(0, 1.04))
+        _spread(axis)
+        figures.append(scores)
+    for figure in figures:
+        figure.axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
+        figure.axes[0].grid(axis="y", color="#e4e4e4")
+    return figures
+
+
+def _by_epoch(axis, tables, column, colour, mark) -> tuple[float, float]:
+    """Draw `column`; the last point of the (mean) line."""
+    if len(tables) > 1:
+        for table in tables:
+            axis.plot(table["epoch"], table[column], color=colour, linewidth=0.8, alpha=0.4)
+    epochs = min((table["epoch"] for table in tables), key=len)
+    mean = np.mean([table[column][: len(epochs)] for table in tables], axis=0)
+    axis.plot(epochs, mean, mark, color=colour, markersize=5)
+    return float(epochs.iloc[-1]), float(mean[-1])
+
+
+def _spread(axis, gap=0.075) -> None:
+    """Move the annotations of an axis apart until none overlaps another."""
+    notes = sorted(axis.texts, key=lambda note: note.xy[1])
+    height = notes[0].xy[1]
+    for note in notes:
+        height = max(height, note.xy[1])
+        note.set_position((8, (height - note.xy[1]) * 190))  # points: the axis is about 190 high
+        height += gap
 
 
 def confusion_matrix(counts, names, title, axis=None):
     """Rows the truth, columns the answers; colour is the share of the row, numbers are photos."""
     figure = None
     if axis is None:
-        figure, axis = plt.subplots(figsize=(9.5, 8.5))
+        figure, axis = plt.subplots(figsize=(9.2, 8.4))
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for row, column in zip(*np.nonzero(counts), strict=True):
@@ -95,14 +104,17 @@ def confusion_matrix(counts, names, title, axis=None):
     return figure
 
 
-def attribute_confusions(labels, ans):
-    """Three confusion matrices, one for each attribute."""
-    figure, axes = plt.subplots(1, 3, figsize=(11, 3.8))
-    for axis, (name, values), of_truth, of_answer in zip(axes, ATTRIBUTES.items(), parts(labels), parts(ans), strict=True):
+def attribute_confusions(labels, ans, axes=("answer", "truth"), word="right"):
+    """Three figures: a confusion matrix for each attribute."""
+    figures = []
+    for (name, values), of_truth, of_answer in zip(PARTS.items(), parts(labels), parts(ans), strict=True):
         counts = np.zeros((len(values), len(values)), int)
         np.add.at(counts, (of_truth, of_answer), 1)
-        confusion_matrix(counts, values, f"{name}: {np.mean(of_truth == of_answer):.1%} right", axis)
-    return figure
+        figure, axis = plt.subplots(figsize=(3.4, 3.5))
+        confusion_matrix(counts, values, f"{name}: {np.mean(of_truth == of_answer):.1%} {word}", axis)
+        axis.set(xlabel=axes[0], ylabel=axes[1])
+        figures.append(figure)
+    return figures
 
 
 def parts(labels):
@@ -112,14 +124,17 @@ def parts(labels):
 
 
 def class_bars(class_f1, support):
-    """F1 of each class, the number of its photos beside it."""
-    figure, axis = plt.subplots(figsize=(8, 5.2))
+    """F1 of each class and the number of its photos, the classes of one way to wear a mask together."""
+    figure, axis = plt.subplots(figsize=(6.4, 5.4))
     values = np.nan_to_num(class_f1)
     axis.barh(range(len(SHORT)), values, color=[(BLUE, ORANGE, GREEN)[label // 6] for label in range(len(SHORT))])
-    for label, (value, count) in enumerate(zip(values, support, strict=True)):
-        axis.text(value + 0.01, label, f"{value:.2f}, {count:,} photos", va="center", fontsize=8)
+    for label, (value, count) in enumerate(zip(class_f1, support, strict=True)):
+        text = f"{value:.2f}, {count:,} photos" if value == value else "neither there nor answered"
+        axis.text(values[label] + 0.012, label, text, va="center", fontsize=9, zorder=3,
+                  bbox={"color": "white", "pad": 0.5, "linewidth": 0})  # fmt: skip
+    axis.axvline(values[~np.isnan(class_f1)].mean(), color="black", linewidth=1, linestyle=":")
     axis.set_yticks(range(len(SHORT)), SHORT)
-    axis.set(title="F1 by class", xlim=(0, 1.2))
+    axis.set(title="F1 by class; dotted: their mean, the macro-F1", xlim=(0, 1.3))
     axis.set_xticks(np.linspace(0, 1, 6))
     axis.invert_yaxis()
     return figure
@@ -132,18 +147,23 @@ def reliability(confidence, right):
     hit = np.bincount(bins, right, minlength=10) / np.maximum(counts, 1)
     mean = np.bincount(bins, confidence, minlength=10) / np.maximum(counts, 1)
     error = float((counts * np.abs(hit - mean)).sum() / counts.sum())
-    figure, axis = plt.subplots(figsize=(5.2, 4.6))
+    figure, (axis, below) = plt.subplots(2, 1, figsize=(5, 5.2), height_ratios=(3, 1), sharex=True)
     axis.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":")
+    axis.annotate("too modest", (0.04, 0.9), color=GREY)
+    axis.annotate("too sure of itself", (0.96, 0.06), color=GREY, ha="right")
     filled = counts > 0
-    axis.plot(mean[filled], hit[filled], color=BLUE)
-    axis.scatter(mean[filled], hit[filled], s=20 + 280 * counts[filled] / counts.max(), color=BLUE)
-    axis.set(title=f"Calibration: error {error:.3f}", xlabel="confidence in the answer", ylabel="share of answers that are right",
-             xlim=(0, 1), ylim=(0, 1))  # fmt: skip
+    axis.plot(mean[filled], hit[filled], "o-", color=BLUE)
+    axis.set(title=f"Calibration: off by {error:.3f} on average", ylabel="share that is right", xlim=(0, 1), ylim=(0, 1.02))
+    below.bar(np.arange(10) / 10 + 0.05, counts, 0.09, color=BLUE)
+    below.set(xlabel="confidence in the answer", ylabel="photos")
+    for each in (axis, below):
+        each.xaxis.set_major_formatter(PercentFormatter(1))
+    axis.yaxis.set_major_formatter(PercentFormatter(1))
     return figure, error
 
 
 def contact_sheet(paths, captions, columns=6, size=(160, 120)):
-    """Photos in a grid (height, width of each in pixels) with captions below; and the list of their names in HTML, by number."""
+    """Photos in a grid (height, width of each in pixels) with their names and captions (lines in one text) above."""
     rows = -(-len(paths) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(11, 11 / columns * (size[0] / size[1] + 0.32) * rows), squeeze=False)
     for axis in axes.flat:
@@ -154,22 +174,21 @@ def contact_sheet(paths, captions, columns=6, size=(160, 120)):
         except PhotoError as error:
             axis.imshow(np.full((*size, 3), 230, np.uint8))
             caption = f"{caption}\n({error.reason})"
-        name = Path(path).name
-        shown = name if name.isascii() or FONTS else ""
+        name = unicodedata.normalize("NFC", Path(path).name)  # macOS stores Korean letters taken apart
+        shown = name if name.isascii() or KOREAN else "(name: see page)"  # never boxes in place of letters
         shown = shown if len(shown) <= 16 else "…" + shown[-15:]
         axis.set_title(f"{number}  {shown}\n{caption}", fontsize=7, fontweight="normal", loc="left")
-    names = "".join(f"<div>{number} {html.escape(str(path))}</div>" for number, path in enumerate(paths, start=1))
-    return figure, f'<div class="names">{names}</div>'
+    return figure
 
 
 def looked_at(paths, captions, heat, size, crop):
     """Photos as the model sees them (size and crop as load_photo takes them), with a heat map (H, W) in 0..1 laid over each."""
-    figure, axes = plt.subplots(2, len(paths), figsize=(1.8 * len(paths), 5.4), squeeze=False)
+    figure, axes = plt.subplots(2, len(paths), figsize=(1.75 * len(paths), 5.2), squeeze=False)
     for column, (path, caption, warmth) in enumerate(zip(paths, captions, heat, strict=True)):
         photo = load_photo(path, size, crop)
         warm = np.asarray(Image.fromarray((warmth * 255).astype(np.uint8)).resize(size[::-1], Image.Resampling.BILINEAR))
         axes[0, column].imshow(photo)
-        axes[0, column].set_title(caption, fontsize=7, fontweight="normal", loc="left")
+        axes[0, column].set_title(caption, fontsize=8, fontweight="normal", loc="left")
         axes[1, column].imshow(photo)
         axes[1, column].imshow(warm, cmap="inferno", alpha=0.5, vmin=0, vmax=255)
         axes[0, column].axis("off")
@@ -181,16 +200,39 @@ def looked_at(paths, captions, heat, size, crop):
 
 
 def agreement_matrix(agreement, names, title):
-    """Shares of photos on which each two agree."""
-    figure, axis = plt.subplots(figsize=(1.6 + 0.9 * len(names), 1.2 + 0.8 * len(names)))
-    axis.imshow(agreement, cmap="Blues", vmin=0, vmax=1)
+    """Shares of photos (n, n) on which each two of n submissions agree."""
+    side = 0.62 * len(names) + 0.09 * max(map(len, names)) + 1.1
+    figure, axis = plt.subplots(figsize=(max(side, 2.6), max(side, 2.6)))
+    low = min(0.5, agreement.min())
+    axis.imshow(agreement, cmap="Blues", vmin=low, vmax=1)
     for row, column in np.ndindex(agreement.shape):
         value = agreement[row, column]
-        axis.text(column, row, f"{value:.1%}", ha="center", va="center", fontsize=8, color="white" if value > 0.55 else "black")
-    axis.set_xticks(range(len(names)), names, rotation=30, ha="right")
+        axis.text(column, row, f"{value:.0%}" if value in (0, 1) else f"{value:.1%}", ha="center", va="center", fontsize=9,
+                  color="white" if value > low + 0.6 * (1 - low) else "black")  # fmt: skip
+    axis.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
     axis.set_yticks(range(len(names)), names)
     axis.set_title(title)
     axis.spines[:].set_visible(False)
+    return figure
+
+
+def by_class(values, names, title):
+    """A row of marks for each class, one a submission. values (n, 18), nan where there is nothing to show; names of the n submissions."""
+    figure, axis = plt.subplots(figsize=(7.2, 6.4))
+    rows = np.arange(len(SHORT))
+    for row, of_class in enumerate(values.T):
+        axis.plot(of_class, [row] * len(of_class), color="#bbbbbb", linewidth=2, zorder=1)
+    for name, of_one, (colour, mark) in zip(names, values, SERIES * len(names), strict=False):
+        colour, mark = ("black", "|") if name == "truth" else (colour, mark)
+        axis.scatter(of_one, rows, s=130 if mark == "|" else 42, color=colour, marker=mark, label=name, zorder=2, alpha=0.85)
+    for line in (5.5, 11.5):
+        axis.axhline(line, color="#cccccc", linewidth=1)
+    axis.set_yticks(rows, SHORT)
+    axis.set_title(title)
+    axis.set_xlim(left=0)
+    axis.grid(axis="x", color="#e4e4e4")
+    axis.invert_yaxis()
+    figure.legend(loc="outside lower center", ncols=min(4, len(names)), frameon=False)
     return figure
 
 

@@ -69,4 +69,4 @@ def log_pictures(writer, frame, log_probabilities, epoch: int) -> None:
     rows = np.linspace(0, len(frame) - 1, min(12, len(frame))).astype(int)
     captions = [f"is {figures.SHORT[frame['label'][row]]}\n{np.exp(log_probabilities[row, ans[row]]):.0%} {figures.SHORT[ans[row]]}"
                 for row in rows]  # fmt: skip
-    writer.add_figure("photos", figures.contact_sheet(frame["path"][rows].tolist(), captions)[0], epoch)
+    writer.add_figure("photos", figures.contact_sheet(frame["path"][rows].tolist(), captions), epoch)

@@ -69,11 +69,12 @@ def run_report(args) -> int:
 def run_page(path: Path, output: Path | None = None, photos: int = 24) -> Path:
     """The page on the run in folder `path`; its folds, if it has any, are taken together. UserError if nothing was held out."""
     import numpy as np
-    import pandas as pd
 
     import figures
+    import findings
     import metrics
     import run_folder
+    from page import Section, bullets, gallery, note, table, tiles, write_page
 
     if not (path / "val_predictions.csv").is_file():
         what = "validated on nobody (--val_ratio 0), or has not finished an epoch" if (path / "config.json").is_file() else "is not a run"
@@ -81,39 +82,71 @@ def run_page(path: Path, output: Path | None = None, photos: int = 24) -> Path:
     predictions, log_probabilities = run_folder.read_predictions(path)
     labels, ans, probabilities = predictions["label"].to_numpy(), predictions["ans"].to_numpy(), np.exp(log_probabilities)
     confidence = probabilities[np.arange(len(ans)), ans]
-    scores, counts = metrics.score(labels, ans), metrics.confusion(labels, ans)
+    scores, counts, class_f1 = metrics.score(labels, ans), metrics.confusion(labels, ans), metrics.per_class_f1(labels, ans)
     low, high = metrics.bootstrap(labels, ans, predictions["person"])
     config = read_json(path / "config.json")["settings"] if (path / "config.json").is_file() else {}
-    summary = [("macro-F1", scores["macro_f1"]), ("95 % interval over people", f"{low:.4f} to {high:.4f}"),
-               *((name, scores[name]) for name in ("accuracy", "mask", "gender", "age")),
-               ("photos", f"{len(labels):,} of {predictions['person'].nunique():,} people"),
-               *((name, config[name]) for name in ("model", "head", "resize", "epochs", "batch_size", "lr", "criterion", "seed")
-                 if name in config)]  # fmt: skip
-    wrong = np.flatnonzero(ans != labels)
-    wrong = wrong[np.argsort(-confidence[wrong])][:photos]
+    epochs = epoch_tables(path)
+    summary = tiles([("macro-F1", f"{scores['macro_f1']:.4f}", f"95 %: {low:.4f} to {high:.4f}"),
+                     *((name, f"{scores[name]:.1%}", "right") for name in ("accuracy", "mask", "gender", "age")),
+                     ("held out", f"{len(labels):,}", f"photos of {predictions['person'].nunique():,} people")])  # fmt: skip
+    summary += bullets([f"Who happens to be held out moves macro-F1 between {low:.3f} and {high:.3f} (95 %, people drawn again): "
+                        "compare runs on the same people.",
+                        *findings.learning(epochs), *findings.where_wrong(labels, ans, class_f1),
+                        findings.trust(confidence, ans == labels)])  # fmt: skip
+    mistakes = predictions.assign(wrong=labels != ans, confidence=confidence)
+    of_person = mistakes.groupby("person")["wrong"].agg(["sum", "size"])
+    mistakes = mistakes[mistakes["wrong"]].sort_values("confidence", ascending=False, kind="stable").drop_duplicates("person")
+    wrong = mistakes.index.to_numpy()[:photos]
 
     def captions(rows):
-        return [f"is {figures.SHORT[labels[row]]}\n{confidence[row]:.0%} {figures.SHORT[ans[row]]}" for row in rows]
+        return [[f"is {figures.SHORT[labels[row]]}", f"{confidence[row]:.0%} {figures.SHORT[ans[row]]}",
+                 "{} of {} photos wrong".format(*of_person.loc[predictions["person"][row]])] for row in rows]  # fmt: skip
 
     def sections():
-        yield "Score", figures.table(summary, ("", "")), None
-        if (path / "metrics.csv").is_file():
-            yield "Curves", "", figures.curves(pd.read_csv(path / "metrics.csv"))
-        yield "Attributes", "", figures.attribute_confusions(labels, ans)
-        yield "Confusion of the 18 classes", "", figures.confusion_matrix(counts, figures.SHORT, "Colour: share of the truth's photos")
-        yield "F1 by class", "", figures.class_bars(metrics.per_class_f1(labels, ans), counts.sum(axis=1))
-        chart, _ = figures.reliability(confidence, ans == labels)
-        yield "Calibration", "", chart
+        if epochs:
+            yield Section("Is it learning?", note(
+                "Left falls, right rises: it learns. If the loss still falls while macro-F1 (red) stands still, it learns the training "
+                "photos by heart; if both still move at the end, more epochs help." + (" Thin: each fold." if len(epochs) > 1 else "")),
+                figures.curves(epochs))  # fmt: skip
+        yield Section("Which attribute is wrong?", note(
+            "Rows are the truth, columns the answers: the darker the diagonal, the better. Numbers are photos."),
+            figures.attribute_confusions(labels, ans))  # fmt: skip
+        yield Section("Which classes are weak?", note(
+            "Every class counts the same in macro-F1, however few photos it has: the short bars are where there is most to gain."),
+            figures.class_bars(class_f1, counts.sum(axis=1)))  # fmt: skip
+        yield Section("What is taken for what", note(
+            "Read along a row: of the photos that are of this class, so many were given each answer. Off the diagonal is wrong; the colour "
+            "is the share of the row."),
+            figures.confusion_matrix(counts, figures.SHORT, f"18 classes: {scores['accuracy']:.1%} right"))  # fmt: skip
+        yield Section("Does it know when it is unsure?", note(
+            "On the dotted line confidence can be believed: of answers given with 70 %, 70 % are right. Below it the model is too sure."),
+            figures.reliability(confidence, ans == labels)[0])  # fmt: skip
         there = [row for row in wrong if Path(predictions["path"][row]).is_file()]
         if there:
-            chart, names = figures.contact_sheet([predictions["path"][row] for row in there], captions(there))
-            yield "Most confident mistakes", names, chart
-            chart, why = gradcam(path, predictions["path"][there[:6]].tolist(), captions(there[:6]), ans[there[:6]])
-            yield "Where the model looked", why, chart
+            paths, said = [predictions["path"][row] for row in there], captions(there)
+            how = note("Wrong, and sure of it, the surest first, one photo a person: what it is, the answer with its confidence. Where all "
+                       "of somebody's photos are wrong, the label may be: 'python prepare.py suspects' looks for such.")  # fmt: skip
+            names = [f"{Path(file).parent.name}/{Path(file).name}" for file in paths]
+            yield Section("Most confident mistakes", how + gallery(paths, said, names),
+                          figures.contact_sheet(paths, ["\n".join(lines) for lines in said]), embed=False)  # fmt: skip
+            chart, why = gradcam(path, paths[:6], ["\n".join(lines) for lines in said[:6]], ans[there[:6]])
+            yield Section("Where the model looked", note(why), chart)
         elif len(wrong):
-            yield "Most confident mistakes", f"<p>The photos are not in {Path(predictions['path'][wrong[0]]).parent} any more.</p>", None
+            yield Section("Most confident mistakes", note(f"The photos are not in {Path(predictions['path'][wrong[0]]).parent} any more."))
+        names = ("model", "head", "resize", "epochs", "batch_size", "lr", "criterion", "augmentation", "seed", "data_dir")
+        if config:
+            yield Section("How it was trained", table([(name, config[name]) for name in names if name in config], ("flag", "value"))
+                          + note("All flags and versions are in config.json."))  # fmt: skip
 
-    return figures.write_page(output or path / "report", f"Run {path.name}", sections())
+    return write_page(output or path / "report", f"Run {path.name}", sections(), summary)
+
+
+def epoch_tables(path: Path) -> list:
+    """metrics.csv of the run, or of each of its folds."""
+    import pandas as pd
+
+    files = [path / "metrics.csv", *sorted(path.glob("fold-*/metrics.csv"))]
+    return [pd.read_csv(file) for file in files if file.is_file()]
 
 
 def gradcam(path: Path, paths, captions, answers):
@@ -129,13 +162,13 @@ def gradcam(path: Path, paths, captions, answers):
         from pytorch_grad_cam import GradCAM
         from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
     except ImportError:
-        return None, "<p>Left out: 'pip install grad-cam' adds this picture.</p>"
+        return None, "Left out: 'pip install grad-cam' adds this picture."
     files = [path / "best.safetensors", *sorted(path.glob("fold-*/best.safetensors"))]
     model = load_model(next(file for file in files if file.is_file()))
     size, crop = tuple(model.description["resize"]), model.description["crop"]
     layers = [info["module"] for info in getattr(model.backbone, "feature_info", [])]
     if not layers:
-        return None, f"<p>Left out: timm names no layers of {model.description['architecture']} to look at.</p>"
+        return None, f"Left out: timm names no layers of {model.description['architecture']} to look at."
 
     def as_maps(features):
         """(B, N, C) tokens or (B, H, W, C) -> (B, C, H, W)."""
@@ -148,7 +181,9 @@ def gradcam(path: Path, paths, captions, answers):
     photos = torch.from_numpy(np.stack([load_photo(file, size, crop) for file in paths])).permute(0, 3, 1, 2).float()
     with GradCAM(model, [model.backbone.get_submodule(layers[-1])], reshape_transform=as_maps) as cam:
         heat = cam(photos, [ClassifierOutputTarget(int(answer)) for answer in answers])
-    return figures.looked_at(paths, captions, heat, size, crop), "<p>Bright: what spoke for the answer.</p>"
+    how = ("The first of these mistakes as the model saw them; below, bright, what spoke for its answer (Grad-CAM). It should look at the "
+           "face and the mask, not at the background.")  # fmt: skip
+    return figures.looked_at(paths, captions, heat, size, crop), how
 
 
 # ---------------------------------------------------------------------------- compare
@@ -159,62 +194,102 @@ def compare(args) -> int:
     import pandas as pd
 
     import figures
+    import findings
     import metrics
-    from submission import align, read_submission
+    from page import Section, bullets, gallery, note, table, write_page
+    from submission import align, read_sidecar, read_submission
 
     if len(args.csv) < 2:
         raise UserError("compare: give two submissions or more")
     first = read_submission(args.csv[0])
-    photos, names = pd.Index(first["ImageID"]), [path.stem for path in args.csv]
+    photos, names = pd.Index(first["ImageID"]), unlike(args.csv)
     answers = [first["ans"].to_numpy()]
     for path in args.csv[1:]:
         other = read_submission(path)
         answers.append(other["ans"].to_numpy()[align(path, other["ImageID"], photos)])
-    answers = np.stack(answers)
-    agreement = (answers[:, None] == answers[None]).mean(axis=2)
-    apart = [[np.mean(a == b) for a, b in zip(figures.parts(answers[0]), figures.parts(other), strict=True)] for other in answers[1:]]
-    differ = np.flatnonzero((answers != answers[0]).any(axis=0))
-    flows = [(names[0], figures.SHORT[a], names[n], figures.SHORT[b], int(count)) for n in range(1, len(names))
-             for (a, b), count in pd.Series(list(zip(answers[0], answers[n], strict=True))).value_counts().items() if a != b]  # fmt: skip
-    flows.sort(key=lambda flow: -flow[-1])
-    for name, row in zip(names[1:], agreement[0, 1:], strict=True):
-        print(f"{names[0]} and {name} agree on {row:.1%} of {len(photos):,} photos")
-    scored, truth = [], None
+    answers = np.stack(answers)  # (submissions, photos)
+    validation = [read_sidecar(path).get("macro_f1") for path in args.csv]
+    truth, scores = None, []
     if args.answers:
         known = read_submission(args.answers)
         truth = known["ans"].to_numpy()[align(args.answers, known["ImageID"], photos)]
         votes = np.stack([(answers == label).sum(axis=0) for label in range(metrics.CLASSES)])
-        best = votes == votes.max(axis=0)
-        vote = next_best(answers, best)
-        for name, ans in [*zip(names, answers, strict=True), ("their vote", vote)]:
-            scores = metrics.score(truth, ans)
-            scored.append((name, *(scores[key] for key in ("macro_f1", "accuracy", "mask", "gender", "age"))))
-            print(f"{name}: macro-F1 {scores['macro_f1']:.4f}, accuracy {scores['accuracy']:.4f}")
+        vote = next_best(answers, votes == votes.max(axis=0))
+        scores = [metrics.score(truth, ans) for ans in [*answers, vote]]
+    agreement = {"in all": same(answers), **{name: same(np.stack(codes)) for name, codes in
+                 zip(figures.PARTS, zip(*map(figures.parts, answers), strict=True), strict=True)}}  # fmt: skip
+    differ = np.flatnonzero((answers != answers[0]).any(axis=0))
+    differ = differ[np.argsort([-len(set(answers[:, row])) for row in differ], kind="stable")]
+    said = [f"{names[0]} and {name} agree on {share:.1%} of {len(photos):,} photos: " + ", ".join(
+                f"{what} {agreement[what][0, n]:.1%}" for what in figures.PARTS)
+            for n, (name, share) in enumerate(zip(names[1:], agreement["in all"][0, 1:], strict=True), start=1)]  # fmt: skip
+    for n in range(1, len(names)) if truth is not None else ():
+        said += findings.better(names[0], names[n], answers[0], answers[n], truth)
+    if scores:
+        whom = "both (where they differ it takes the first's answer)" if len(names) == 2 else f"all {len(names)}"
+        said.append(f"The vote of {whom} scores {scores[-1]['macro_f1']:.4f}.")
+    elif None not in validation:
+        said.append("In validation: " + ", ".join(f"{name} {score:.4f}" for name, score in zip(names, validation, strict=True))
+                    + " macro-F1; comparable where the same people were held out.")  # fmt: skip
+    print("\n".join(said))
+    for name, score in zip([*names, "their vote"], scores, strict=False):
+        print(f"{name}: macro-F1 {score['macro_f1']:.4f}, accuracy {score['accuracy']:.4f}")
 
     def sections():
-        if scored:
-            yield "Scores", figures.table(scored, ("submission", "macro-F1", "accuracy", "mask", "gender", "age")), None
-        yield "Agreement", "", figures.agreement_matrix(agreement, names, "Photos answered alike")
-        rows = [(f"{names[0]} and {name}", *map(float, row)) for name, row in zip(names[1:], apart, strict=True)]
-        yield "Agreement by attribute", figures.table(rows, ("", "mask", "gender", "age")), None
-        yield "What becomes what", figures.table(flows[:30], (names[0], "says", "where", "says", "photos")), None
+        if scores:
+            rows = [(name, "" if held is None else float(held), *(score[key] for key in ("macro_f1", "accuracy", "mask", "gender", "age")))
+                    for name, held, score in zip([*names, "their vote"], [*validation, None], scores, strict=True)]  # fmt: skip
+            header = ("submission", "in validation", "macro-F1", "accuracy", "mask", "gender", "age")
+            f1 = np.stack([metrics.per_class_f1(truth, ans) for ans in answers])
+            yield Section("Scores", note("Against the answers; 'in validation' is what each run scored on the people it held out.")
+                          + table(rows, header))  # fmt: skip
+            yield Section("Where one is better", note("F1 of each class: the mark furthest right is the best there, a long line a large "
+                                                      "difference."), figures.by_class(f1, names, "F1 by class"))  # fmt: skip
+        yield Section("How far they agree", note(
+            "Share of photos answered alike. Members of a vote help each other most where they are good and agree little."),
+            [figures.agreement_matrix(shares, names, what) for what, shares in agreement.items()])  # fmt: skip
+        given = np.stack([np.bincount(ans, minlength=metrics.CLASSES) for ans in [*answers, *([] if truth is None else [truth])]])
+        yield Section("What each answers", note("Photos given each class. A class that one hardly ever answers costs it macro-F1."),
+                      figures.by_class(given, [*names, *([] if truth is None else ["truth"])], "photos by answer"))  # fmt: skip
+        for n in range(1, min(len(names), 4)):
+            yield Section(f"From {names[0]} to {names[n]}", note(
+                f"Rows are what {names[0]} says, columns what {names[n]} says of the same photos; on the diagonal they agree."),
+                figures.attribute_confusions(answers[0], answers[n], (names[n], names[0]), "alike"))  # fmt: skip
+        header = (names[0], "other", "says", "photos", *((f"{names[0]} right", "other right", "neither") if truth is not None else ()))
+        yield Section("Classes that flow", note(f"The commonest changes of answer, {names[0]} against each other one.")
+                      + table(findings.flows(names, answers, truth)[:30], header))  # fmt: skip
+        heading = f"Photos they disagree on, {len(differ):,} in all"
         if not len(differ):
-            yield "Photos they disagree on", "<p>None.</p>", None
+            yield Section(heading, note("None."))
             return
-        listed = figures.table([(photos[row], *(figures.SHORT[ans] for ans in answers[:, row])) for row in differ[: args.photos]],
-                               ("photo", *names))  # fmt: skip
-        images = photo_paths(args.data_dir, photos[differ])
+        chosen = differ[: args.photos]
+        images = photo_paths(args.data_dir, photos[chosen])
         if not images:
-            yield "Photos they disagree on", f"<p>{len(differ):,} in all; --data_dir shows them.</p>{listed}", None
+            yield Section(heading, note("--data_dir shows them.") + table(
+                [(photos[row], *(figures.SHORT[ans] for ans in answers[:, row])) for row in chosen], ("photo", *names)))  # fmt: skip
             return
-        captions = ["\n".join(figures.SHORT[ans] for ans in answers[:, row][:4]) for row in differ[: args.photos]]
-        if truth is not None:
-            captions = [f"{caption}\nis {figures.SHORT[truth[row]]}" for caption, row in zip(captions, differ, strict=False)]
-        chart, _ = figures.contact_sheet(images[: args.photos], captions)
-        yield f"Photos they disagree on, {len(differ):,} in all", f"<p>Above each photo: {', '.join(names[:4])}.</p>{listed}", chart
+        captions = [[(f"{name}: {figures.SHORT[ans]}", truth is not None and ans == truth[row])
+                     for name, ans in zip(names, answers[:, row], strict=True)]
+                    + ([] if truth is None else [f"is {figures.SHORT[truth[row]]}"]) for row in chosen]  # fmt: skip
+        lines = [[line if isinstance(line, str) else "✓ " * bool(line[1]) + line[0] for line in caption] for caption in captions]
+        yield Section(heading, note("Those with the most different answers first" + (", ✓ the right ones." if truth is not None else "."))
+                      + gallery(images, captions, photos[chosen]),
+                      figures.contact_sheet(images, ["\n".join(caption) for caption in lines]), embed=False)  # fmt: skip
 
-    print(f"wrote {figures.write_page(args.output, f'{names[0]} and {len(names) - 1} more', sections())}")
+    title = " and ".join(names) if len(names) < 4 else f"{names[0]} and {len(names) - 1} more"
+    print(f"wrote {write_page(args.output, title, sections(), bullets(said))}")
     return 0
+
+
+def unlike(paths: list[Path]) -> list[str]:
+    """Short names of the files that tell them apart: the stem, with its folder where two are alike."""
+    stems = [path.stem for path in paths]
+    return [path.stem if stems.count(path.stem) == 1 else f"{path.resolve().parent.name}/{path.stem}" for path in paths]
+
+
+def same(answers):
+    """(n, n): the share of photos on which each two of answers (n, photos) are equal."""
+    return (answers[:, None] == answers[None]).mean(axis=2)
 
 
 def next_best(answers, best):
@@ -246,6 +321,7 @@ def data(args) -> int:
 
     import dataset
     import figures
+    from page import Section, gallery, note, table, write_page
     from transforms import PhotoError, load_photo, open_photo
 
     frame = dataset.read_train(existing_folder(args.data_dir, "DIR"), args.corrections)
@@ -274,17 +350,18 @@ def data(args) -> int:
         per_person = frame["person"].value_counts().value_counts()
         rows = [("people", f"{len(people):,}"), ("photos", f"{len(frame):,}"), ("photos that cannot be opened", f"{unreadable:,}"),
                 ("photos a person", ", ".join(f"{count} ({n:,} people)" for count, n in per_person.items()))]  # fmt: skip
-        yield "In all", figures.table(rows, ("", "")), None
-        yield "People by gender and age", "", figures.ages(people)
-        yield "The 18 classes", "", figures.class_counts(frame["label"].to_numpy())
-        yield "Sizes", figures.table([(f"{w} x {h}", f"{n:,}") for (w, h), n in common], ("width x height", "photos")), None
-        yield "Colours", "<p>Of 500 photos drawn at random.</p>", figures.channel_histograms(histograms, mean, std)
+        yield Section("In all", table(rows, ("", "")))
+        yield Section("People by gender and age", figures=figures.ages(people))
+        yield Section("The 18 classes", figures=figures.class_counts(frame["label"].to_numpy()))
+        yield Section("Sizes", table([(f"{w} x {h}", f"{n:,}") for (w, h), n in common], ("width x height", "photos")))
+        yield Section("Colours", note(f"Of {min(500, len(frame))} photos, at random."), figures.channel_histograms(histograms, mean, std))
         for label, of_class in frame.groupby("label"):
             chosen = of_class.iloc[generator.permutation(len(of_class))[: args.photos]]
-            chart, names = figures.contact_sheet(chosen["path"].tolist(), [f"{age} years" for age in chosen["age"]])
-            yield figures.CLASS_NAMES[label], names, chart
+            said, names = [f"{age} years" for age in chosen["age"]], chosen["person"] + "/" + chosen["photo"]
+            yield Section(figures.CLASS_NAMES[label], gallery(chosen["path"], [[words] for words in said], names.tolist()),
+                          figures.contact_sheet(chosen["path"].tolist(), said), embed=False)  # fmt: skip
 
-    print(f"wrote {figures.write_page(args.output, f'Data in {args.data_dir}', sections())}")
+    print(f"wrote {write_page(args.output, f'Data in {args.data_dir}', sections())}")
     return 0
 
 

@@ -2,6 +2,7 @@ import json
 import re
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,9 @@ import pytest
 from PIL import Image
 from sklearn.metrics import f1_score
 
+import figures
+import findings
+import metrics
 import report
 import run_folder
 from cli import ROOT, UserError
@@ -118,21 +122,56 @@ def test_the_page_on_a_run_tells_its_score_and_needs_no_other_file(a_run):
     page = (a_run / "report" / "index.html").read_text(encoding="utf-8")
     table = pd.read_csv(a_run / "val_predictions.csv")
     assert f"{f1_score(table['label'], table['ans'], average='macro'):.4f}" in page
-    assert f"{(table['label'] == table['ans']).mean():.4f}" in page and "사진 " in page
+    assert f"{(table['label'] == table['ans']).mean():.1%}" in page and "사진 " in page
     sources = re.findall(r'(?:src|href)="([^"]{,40})', page)
-    assert len(sources) >= 6 and all(source.startswith("data:image/png;base64,") for source in sources)
+    assert all(source.startswith(("data:image/", "#s")) for source in sources) and 'name="viewport"' in page
+    charts, photos = page.count('src="data:image/png'), page.count('src="data:image/jpeg')
     pictures = sorted((a_run / "report").glob("*.png"))
-    assert len(pictures) == len(sources) and all(Image.open(picture).size[0] > 300 for picture in pictures)
+    assert photos == 10 and len(pictures) == charts + 1 >= 9  # the contact sheet is a PNG, on the page it is a grid
+    assert all(Image.open(picture).size[0] > 300 for picture in pictures)
 
 
-def test_mistakes_are_shown_most_confident_first(a_run, monkeypatch):
+def test_the_folds_of_a_run_are_drawn_together(a_run):
+    for fold in range(2):
+        (a_run / f"fold-{fold}").mkdir()
+        (a_run / f"fold-{fold}" / "metrics.csv").write_bytes((a_run / "metrics.csv").read_bytes())
+    (a_run / "metrics.csv").unlink()
+    page = report.run_page(a_run).read_text(encoding="utf-8")
+    assert "from 0.100 after the first epoch to 0.200 at its best, epoch 2 / 2 of 2: it was still rising" in page
+
+
+def test_sentences_say_where_a_run_is_wrong():
+    labels, ans = np.array([0, 0, 1, 17]), np.array([0, 1, 1, 5])
+    said = " ".join(findings.where_wrong(labels, ans, metrics.per_class_f1(labels, ans)))
+    assert "Of 2 wrong answers 1 have a wrong mask, 1 have a wrong age, 0 have a wrong gender." in said
+    assert findings.where_wrong(labels, labels, metrics.per_class_f1(labels, labels)) == ["No answer is wrong."]
+    assert "too sure" in findings.trust(np.full(4, 0.9), labels == ans) and "fits" in findings.trust(np.full(4, 0.5), labels == ans)
+
+
+@pytest.mark.parametrize(("scores", "said"), [([0.1, 0.3, 0.5], "still rising"), ([0.1, 0.5, 0.499], "had settled"),
+                                              ([0.5, 0.4, 0.3], "did not help")])
+def test_a_sentence_says_whether_it_learned(scores, said):
+    (sentence,) = findings.learning([pd.DataFrame({"epoch": [1, 2, 3], "macro_f1": scores})])
+    assert said in sentence
+
+
+def test_names_are_whole_or_left_out_in_pictures_never_boxes(photos, monkeypatch):
+    (path,) = photos(1)
+    korean = path.rename(path.with_name(unicodedata.normalize("NFD", "홍길동$.png")))  # as macOS stores it
+    monkeypatch.setattr(figures, "KOREAN", None)
+    assert "see page" in figures.contact_sheet([korean], ["is"]).axes[0].get_title(loc="left")
+    monkeypatch.setattr(figures, "KOREAN", "a font")
+    assert "홍길동$.png" in figures.contact_sheet([korean], ["is"]).axes[0].get_title(loc="left")
+
+
+def test_mistakes_are_shown_most_confident_first_one_a_person(a_run, monkeypatch):
     shown = []
-    monkeypatch.setattr("figures.contact_sheet", lambda paths, captions: (shown.extend(paths), (None, ""))[1])
+    monkeypatch.setattr("figures.contact_sheet", lambda paths, captions: shown.extend(paths))
     monkeypatch.setattr(report, "gradcam", lambda *_: (None, ""))
     report.run_page(a_run, photos=5)
     table = pd.read_csv(a_run / "val_predictions.csv")
     table["confidence"] = [table[f"p{ans}"][row] for row, ans in enumerate(table["ans"])]
-    wrong = table[table["ans"] != table["label"]].sort_values("confidence", ascending=False)
+    wrong = table[table["ans"] != table["label"]].sort_values("confidence", ascending=False).drop_duplicates("person")
     assert shown == wrong["path"][:5].tolist()
 
 
@@ -158,7 +197,10 @@ def test_submissions_are_compared_by_photo(two, capsys):
     out = capsys.readouterr().out
     assert "a and b agree on 75.0% of 4 photos" in out and "a and c agree on 25.0%" in out
     assert "a: macro-F1 0.6000, accuracy 0.7500" in out and "their vote: macro-F1 1.0000" in out
+    assert "c scores" in out and "less than a" in out and "that may be luck" in out
+    assert "Of the 3 photos on which they differ a is right on 2, c on 1, neither on 0." in out
     page = Path("out/index.html").read_text()
+    assert "<td>worn male 30-59</td><td>b</td><td>worn male 60+</td><td>1</td><td>0</td><td>1</td><td>0</td>" in page
     assert "<td>y.jpg</td><td>worn male 30-59</td><td>worn male 60+</td><td>worn male 60+</td>" in page
 
 
@@ -169,6 +211,12 @@ def test_photos_that_differ_are_shown(two, photos, tmp_path):
             photo.save(tmp_path / "eval" / f"{name}.jpg")
     report.compare(report.parse_args(["compare", "a.csv", "b.csv", "--data_dir", "eval", "--output", "out"]))
     assert any("disagree" in path.name for path in Path("out").glob("*.png"))
+    page = Path("out/index.html").read_text()
+    assert page.count('src="data:image/jpeg') == 1 and "a: worn male 30-59<br>b: worn male 60+" in page and "y.jpg</div>" in page
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    assert report.unlike([tmp_path / "a" / "x.csv", tmp_path / "b" / "x.csv", tmp_path / "y.csv"]) == ["a/x", "b/x", "y"]
 
 
 def test_one_submission_or_other_photos_are_refused(two):
