@@ -180,9 +180,9 @@ def face_cropper(model_file: Path | None, margin: float, threshold: float = 0.6)
 
     file = Path(model_file or YUNET)
     if not file.is_file():
-        raise UserError(f"--model_file: {file} is not there; fetch {YUNET} from {YUNET_HOME}")
+        raise UserError(f"{file}: is not there; fetch {YUNET} from {YUNET_HOME}")
     if hashlib.sha256(file.read_bytes()).hexdigest() != YUNET_SHA256:
-        raise UserError(f"--model_file {file}: is not {YUNET} (its checksum differs); fetch it again from {YUNET_HOME}")
+        raise UserError(f"{file}: is not {YUNET} (its checksum differs); fetch it again from {YUNET_HOME}")
 
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # OpenCV 5 warns of its own engine at every detector
     of_thread = threading.local()  # a detector keeps the size of its input
