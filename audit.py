@@ -18,8 +18,8 @@ NEAR = 4  # of 64 bits of the perceptual hash: photos that differ in fewer look 
 COLUMNS = ("file", "severity", "finding", "detail")
 
 
-def audit(folder: Path, progress=iter) -> tuple[pd.DataFrame, dict]:
-    """All findings in a train or eval folder, and counts for the summary; `progress` wraps the iterator over photos.
+def audit(folder: Path, progress=lambda items, total: items) -> tuple[pd.DataFrame, dict]:
+    """All findings in a train or eval folder, and counts for the summary; `progress(photos, total)` wraps the iterator over photos.
 
     severity: "error" stops or spoils a training or an inference, "warning" is worth a look.
     """
@@ -47,10 +47,10 @@ def audit(folder: Path, progress=iter) -> tuple[pd.DataFrame, dict]:
         raise UserError(f"{images}: holds no photos; give a train folder (folders of people) or an eval folder (photos)")
 
     if len(photos) < 200:  # not worth the start of processes
-        facts = list(progress(map(look, photos)))
+        facts = list(progress(map(look, photos), len(photos)))
     else:
         with ProcessPoolExecutor(cores()) as pool:
-            facts = list(progress(pool.map(look, photos, chunksize=16)))
+            facts = list(progress(pool.map(look, photos, chunksize=16), len(photos)))
     check_photos(facts, bool(people), add)
     of_person = Counter(Counter(photo.parent for photo in photos).values()) if people else {}
     sizes = Counter(fact["size"] for fact in facts if "size" in fact)

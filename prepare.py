@@ -86,7 +86,7 @@ def audit(args) -> int:
     from audit import audit, write_findings
 
     needs("imagehash")
-    findings, counts = audit(existing_folder(args.folder, "DIR"), bar(None, description="reading"))
+    findings, counts = audit(existing_folder(args.folder, "DIR"), lambda photos, total: bar(total, description="reading")(photos))
     people = f"{counts['people']:,} people, " if counts["people"] else ""
     sizes = ", ".join(f"{width} x {height} ({count:,})" for (width, height), count in counts["sizes"].most_common(3))
     print(f"{args.folder}: {people}{counts['photos']:,} photos; width x height: {sizes or 'none could be read'}")
