@@ -250,11 +250,13 @@ def contributions(args) -> None:
     photos, ans = read_members(chosen)
     truth = submission.read_submission(args.answers)
     labels = truth["ans"].to_numpy()[submission.align(args.answers, truth["ImageID"], photos)]
-    probabilities = list(probabilities_of(chosen, photos)) if args.method == "soft" else None
+    scored = chosen["score"].notna().all()
+    soft = args.method == "soft" or all(path.with_suffix(".npz").is_file() for path in chosen["path"])
+    probabilities = list(probabilities_of(chosen, photos)) if soft else None
 
-    def voted_score(keep) -> float:
+    def voted_score(keep, method=args.method) -> float:
         kept = [probabilities[row] for row in keep] if probabilities else None
-        return macro_f1(labels, cast_votes(args.method, ans[keep], chosen["score"].to_numpy()[keep], kept))
+        return macro_f1(labels, cast_votes(method, ans[keep], chosen["score"].to_numpy()[keep], kept))
 
     everyone = list(range(len(chosen)))
     together = voted_score(everyone)
@@ -265,6 +267,8 @@ def contributions(args) -> None:
         without = voted_score(everyone[:row] + everyone[row + 1 :])
         print(f"{row + 1:3} {name:{width}}  {macro_f1(labels, ans[row]):.4f}  {without:15.4f}  {together - without:+12.4f}")
     print(f"{'':3} {'vote of all':{width}}  {together:.4f}")
+    possible = [method for method in METHODS if (scored or method != "weighted") and (soft or method != "soft")]
+    print("\nall of them, by method: " + ", ".join(f"{method} {voted_score(everyone, method):.4f}" for method in possible))
 
 
 def show(score: float) -> str:

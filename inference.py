@@ -55,6 +55,8 @@ def parse_args(arguments=None) -> argparse.Namespace:
     g.add_argument("--precision", default="auto", choices=("auto", "bf16", "fp16", "fp32"),
                    help="auto: fp16 on a GPU, fp32 on a CPU; bf16 is faster there, and answers up to 4 %% of photos otherwise")
     g.add_argument("--layout", default="auto", choices=("auto", "last", "first"), help="channels in memory; auto: measured on a CPU")
+    g.add_argument("--compile", default="auto", choices=("auto", "yes", "no"),
+                   help="torch.compile; auto: on a GPU, for over 200,000 photos, views counted")
     g.add_argument("--workers", type=int, default=None, metavar="N", help="processes that read photos (default: by the number of cores)")
     args = p.parse_args(arguments)
     for key in ("name", "checkpoint"):  # they take all that follows, photos too
@@ -145,6 +147,9 @@ def answer(path: Path, frame, args, launcher: Fabric) -> np.ndarray:
     if choice.channels_last:
         model = model.to(memory_format=torch.channels_last)
     model = model.to(fabric.device)
+    views = views_of(description, args.tta)
+    if compiled := machine.compiles(args.compile, kind, len(frame) * (1 + len(views)), worth=200_000):
+        model.compile()
     workers = machine.default_workers(kind) if args.workers is None else args.workers
     photos = dataset.Photos(frame["path"], description["resize"], description["crop"], mark_errors=args.on_error != "fail")
     sampler = dataset.EpochSampler(len(photos), shuffle=False, rank=fabric.global_rank, ranks=fabric.world_size)
@@ -152,12 +157,13 @@ def answer(path: Path, frame, args, launcher: Fabric) -> np.ndarray:
                         prefetch_factor=4 if workers else None)  # fmt: skip
     start = time.perf_counter()
     loader = progress(loader, len(loader), description["architecture"], "batch")
-    log_probabilities = predict(model, loader, len(frame), fabric, choice.channels_last, views_of(description, args.tta))
+    log_probabilities = predict(model, loader, len(frame), fabric, choice.channels_last, views)
     seconds = time.perf_counter() - start
     if np.isposinf(log_probabilities).any():
         raise UserError(f"{path}: its answers are no numbers; train it again")
     score = f"validation macro-F1 {description['macro_f1']:.4f}" if description["macro_f1"] is not None else "no validation score"
-    say(f"{path}: {description['architecture']}, {score}; {len(frame) / seconds:.0f} photos/s on {kind} in {choice.precision}")
+    say(f"{path}: {description['architecture']}, {score}; {len(frame) / seconds:.0f} photos/s on {kind} in {choice.precision}"
+        + ", compiled" * compiled)
     return log_probabilities
 
 
@@ -209,7 +215,8 @@ def main(args) -> int:
     write_sidecar(output, {
         "kind": "model", "name": name, "macro_f1": scores.get("macro_f1"),
         "model": "+".join(dict.fromkeys(description["architecture"] for description in descriptions)),
-        "files": [str(path) for path in files], "tta": [views_of(description, args.tta) for description in descriptions], "photos": str(source),
+        "files": [str(path) for path in files], "photos": str(source),
+        "tta": [views_of(description, args.tta) for description in descriptions],
     })  # fmt: skip
     if unread_names:
         what = "left out" if args.on_error == "skip" else "answered with the average of the others"

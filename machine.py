@@ -140,6 +140,11 @@ def ceiling(device, precision: str) -> float:
     return 2 * size**3 / min(seconds)
 
 
+def compiles(wish: str, device: str, passes: int, worth: int) -> bool:
+    """Whether to compile the model: yes, no, or auto: on a GPU, where more than `worth` `passes` earn the minute it takes."""
+    return wish == "yes" or (wish == "auto" and device == "cuda" and passes > worth)
+
+
 def share_of_peak(model, device, precision: str) -> float:
     """Share of the device's `ceiling` that training on one photo a second takes, all layers: times images/s of a device it is the MFU.
 

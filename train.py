@@ -252,7 +252,7 @@ def train(args, frame, split, fold, path: Path, launcher: Fabric, choice=None) -
     steps = max(accumulate, len(loader) // accumulate * accumulate)  # photos short of a whole update wait for another epoch
     optimizer = build_optimizer(model, args, fused=choice.precision != "fp16")
     set_lr, line = build_schedule(optimizer, args, steps // accumulate)
-    compiled = args.compile == "yes" or (args.compile == "auto" and kind == "cuda" and args.epochs * steps > 5000)
+    compiled = machine.compiles(args.compile, kind, args.epochs * steps, worth=5000)
     net, optimizer = fabric.setup(torch.compile(model) if compiled else model, optimizer)
     ema = ModelEmaV3(model, args.ema, use_warmup=True) if args.ema else None
     kept = ema.module if ema else model  # the weights that are validated and kept

@@ -230,7 +230,8 @@ def inference_loops(args, options, trained, kind, frame):
     unfolded = unfolded.to(**layout).to(fabric.device)
     model = model.to(**layout).to(fabric.device)
     device = fabric.device
-    run = torch.compile(model) if args.compile else model
+    if args.compile:
+        model.compile()
     resident = to_model(torch.randint(0, 256, (args.batch_size, *options.resize, 3), dtype=torch.uint8), device, choice.channels_last)
     batches = endless(*our_loader(args, options, fabric, frame, augment=False, cache=False)[:2])
     tutorial, plain_batches = plain(args, options, device, frame, training=False)
@@ -250,7 +251,7 @@ def inference_loops(args, options, trained, kind, frame):
         for _ in range(args.steps):
             tutorial(next(plain_batches)[0].to(device)).softmax(1).cpu().numpy()
 
-    loops = {"inference, unfolded": lambda: bare(unfolded), "inference, bare": lambda: bare(run), "inference, ours": ours,
+    loops = {"inference, unfolded": lambda: bare(unfolded), "inference, bare": lambda: bare(model), "inference, ours": ours,
              "inference, plain": plainly}  # fmt: skip
     return {name: lambda loop=loop: timed(device, loop) for name, loop in loops.items()}, choice
 

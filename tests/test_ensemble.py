@@ -314,7 +314,10 @@ def test_members_shows_who_adds_to_the_vote(folder, capsys, method):
     submission.write_submission(Path("answers.csv"), pd.DataFrame({"ImageID": ids[::-1], "ans": right[::-1]}))
     args = ensemble.parse_args(["members", *paths, "--answers", "answers.csv", "--method", method])
     ensemble.contributions(args)
-    rows = {line.split()[1]: line.split()[2:] for line in capsys.readouterr().out.splitlines() if line[:3].strip().isdigit()}
+    said = capsys.readouterr().out.splitlines()
+    rows = {line.split()[1]: line.split()[2:] for line in said if line[:3].strip().isdigit()}
+    together = next(line.split()[-1] for line in said if "vote of all" in line)
+    assert f"{method} {together}" in said[-1] and "attribute " in said[-1]  # all methods side by side
     assert set(rows) == {"x", "y", "z", "zzz"}
     alone, without, adds = map(float, rows["x"])
     assert alone < 1 and without < 1 and adds > 0
