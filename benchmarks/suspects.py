@@ -1,6 +1,6 @@
 """How many wrong labels `prepare.py suspects` finds: labels of the drawn sample are changed, models trained on them, and labels ranked.
 
-    python benchmarks/suspects.py               160 people, 5 minutes on two cores
+    python benchmarks/suspects.py --seed 0      320 people, 10 minutes of a core
 
 So many people get the other gender, so many photos another mask state, by a file of corrections; `train.py --folds` learns from that;
 what counts is the share of the changed labels among the first of those ranked.
@@ -20,8 +20,8 @@ from cli import HelpFormatter, UserError, run  # noqa: E402
 
 def parse_args() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
-    p.add_argument("--people", type=int, default=160)
-    p.add_argument("--size", type=int, nargs=2, default=[192, 256], metavar=("W", "H"), help="of the photos, pixels")
+    p.add_argument("--people", type=int, default=320)
+    p.add_argument("--size", type=int, nargs=2, default=[96, 128], metavar=("W", "H"), help="of the photos, pixels")
     p.add_argument("--wrong", type=float, default=0.03, help="share of people, and of photos, with a wrong label")
     p.add_argument("--first", type=float, default=0.06, help="share of the ranked labels that is looked at")
     p.add_argument("--folds", type=int, default=4)
