@@ -141,6 +141,7 @@ def answer(path: Path, frame, args, launcher: Fabric) -> np.ndarray:
         model.offsets.zero_()
     fold_batch_norms(model)
     kind = machine.accelerator(args.accelerator)
+    machine.fuse_attention(model, kind, training=False)
     choice = launcher.broadcast(machine.choose(model, kind, args, training=False, resize=description["resize"]))
     fabric = Fabric(accelerator=kind, devices=args.devices, precision=choice.fabric_precision)
     fabric.launch()

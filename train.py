@@ -228,6 +228,7 @@ def train(args, frame, split, fold, path: Path, launcher: Fabric, choice=None) -
     micro, accumulate = args.batch_size // choice.split, args.accumulate * choice.split
     if choice.checkpointing:
         model.backbone.set_grad_checkpointing(True)
+    machine.fuse_attention(model, kind, training=True)
     if choice.channels_last:
         model = model.to(memory_format=torch.channels_last)
     whole = all(parameter.requires_grad for parameter in model.parameters())

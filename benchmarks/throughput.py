@@ -93,6 +93,7 @@ def measure(args) -> dict:
         raise UserError(f"--batch_size {args.batch_size} does not fit in memory at once; lower it")
     if choice.checkpointing:
         model.backbone.set_grad_checkpointing(True)
+    machine.fuse_attention(model, kind, training=True)
     if choice.channels_last:
         model = model.to(memory_format=torch.channels_last)
     print(f"{device_name(fabric.device)}; batch {args.batch_size}; {args.repeats} repetitions of {args.steps} steps in turn, "
@@ -223,6 +224,7 @@ def inference_loops(args, options, trained, kind, frame):
     model = copy.deepcopy(trained).cpu().eval()
     unfolded = copy.deepcopy(model)
     fold_batch_norms(model)
+    machine.fuse_attention(model, kind, training=False)
     choice = machine.choose(model, kind, options, training=False)
     fabric = Fabric(accelerator=kind, devices=1, precision=choice.fabric_precision)
     fabric.launch()

@@ -13,6 +13,7 @@ from lightning_fabric import Fabric
 from safetensors.torch import load_file, save_file
 
 import dataset
+import machine
 import model as models
 import transforms
 from cli import UserError
@@ -408,3 +409,15 @@ def test_predict_leaves_training_mode():
     second = predict(model, [(pixels[[1]], torch.tensor([1])), (pixels[[0]], torch.tensor([0]))], 2, fabric, channels_last=True)
     assert not model.training
     assert np.allclose(first, second, atol=1e-4)
+
+
+def test_fused_attention_answers_alike():
+    model = MaskClassifier("swin_tiny_patch4_window7_224", "years", (224, 224)).eval()
+    photos = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8)
+    fused = [module for module in model.modules() if hasattr(module, "fused_attn")]
+    with torch.inference_mode():
+        before = model(photos)
+        machine.fuse_attention(model, "cpu", training=True)
+        assert fused and not any(module.fused_attn for module in fused)
+        machine.fuse_attention(model, "cpu", training=False)
+        assert all(module.fused_attn for module in fused) and torch.allclose(model(photos), before, atol=1e-5)
