@@ -209,7 +209,8 @@ def agreement_matrix(agreement, names, title):
         value = agreement[row, column]
         axis.text(column, row, f"{value:.0%}" if value in (0, 1) else f"{value:.1%}", ha="center", va="center", fontsize=9,
                   color="white" if value > low + 0.6 * (1 - low) else "black")  # fmt: skip
-    axis.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
+    turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if max(map(len, names)) > 5 else {}
+    axis.set_xticks(range(len(names)), names, **turned)
     axis.set_yticks(range(len(names)), names)
     axis.set_title(title)
     axis.spines[:].set_visible(False)
@@ -218,7 +219,7 @@ def agreement_matrix(agreement, names, title):
 
 def by_class(values, names, title):
     """A row of marks for each class, one a submission. values (n, 18), nan where there is nothing to show; names of the n submissions."""
-    figure, axis = plt.subplots(figsize=(7.2, 6.4))
+    figure, axis = plt.subplots(figsize=(6.3, 6.4))
     rows = np.arange(len(SHORT))
     for row, of_class in enumerate(values.T):
         axis.plot(of_class, [row] * len(of_class), color="#bbbbbb", linewidth=2, zorder=1)

@@ -23,7 +23,7 @@ ul{padding-left:1.2em;max-width:50em}li{margin:.3em 0}
 .charts{display:flex;flex-wrap:wrap;gap:1em;align-items:flex-start}.scroll{overflow-x:auto;max-width:100%}
 .charts img{max-width:100%;height:auto;display:block}.charts .scroll img{max-width:none}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:15px}
-td,th{padding:.25em .8em;text-align:left;border-bottom:1px solid #e4e4e4}th{color:#555;font-weight:600}
+td,th{white-space:nowrap;padding:.25em .8em;text-align:left;border-bottom:1px solid #e4e4e4}th{color:#555;font-weight:600}
 .gallery{display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:1em .8em;margin:.8em 0}
 .gallery figure{margin:0;font-size:13px;line-height:1.35;overflow-wrap:anywhere}
 .gallery img{width:100%;aspect-ratio:3/4;object-fit:contain;background:#eee}.gallery .name{color:#666;font-size:12px}

@@ -7,6 +7,7 @@
 
 import json
 import tempfile
+import unicodedata
 import warnings
 from pathlib import Path
 
@@ -38,6 +39,11 @@ def photos_in(paths: list[str]) -> list[Path]:
     return photos
 
 
+def columns(text: str) -> int:
+    """How many columns of a terminal `text` takes: Korean letters take two, parts put together (macOS) none of their own."""
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in unicodedata.normalize("NFC", text))
+
+
 def words(probabilities: np.ndarray) -> list[tuple[str, float]]:
     """The class of the highest of 18 probabilities as mask, gender and age in words, each with the probability of that word alone."""
     cube = probabilities.reshape(len(MASKS), len(GENDERS), len(AGES))
@@ -51,10 +57,12 @@ def draw(photo: Path, answer: list[tuple[str, float]], output: Path) -> None:
     with open_photo(photo) as stored:
         image = upright_rgb(stored)
     image.thumbnail((800, 800))
-    if image.width < 240:
-        image = image.resize((240, max(1, round(image.height * 240 / image.width))))
-    size = max(14, image.width // 18)
-    strip = Image.new("RGB", (image.width, round(size * 4.6)), "white")
+    larger = min(240 / image.width, 800 / image.height)
+    if larger > 1:
+        image = image.resize((max(1, round(image.width * larger)), max(1, round(image.height * larger))))
+    width = max(240, image.width)
+    size = max(14, width // 18)
+    strip = Image.new("RGB", (width, round(size * 4.6)), "white")
     pen, font = ImageDraw.Draw(strip), ImageFont.load_default(size)
     for line, (name, probability) in enumerate(answer):
         top = size * (0.4 + 1.35 * line)
@@ -62,8 +70,8 @@ def draw(photo: Path, answer: list[tuple[str, float]], output: Path) -> None:
         pen.text((size * 0.5, top), name, fill="black", font=font)
         pen.text((strip.width - size * 0.5, top), f"{probability:.0%}", fill="black", font=font, anchor="ra")
     with atomic(output) as temporary:
-        picture = Image.new("RGB", (image.width, image.height + strip.height))
-        picture.paste(image)
+        picture = Image.new("RGB", (width, image.height + strip.height), "white")
+        picture.paste(image, ((width - image.width) // 2, 0))
         picture.paste(strip, (0, image.height))
         picture.save(temporary, "PNG")
 
@@ -181,16 +189,17 @@ def main(args, files: list[Path]) -> int:
 
         faces = tempfile.TemporaryDirectory()
         seen = cropped(photos, Path(args.crop_faces), Path(faces.name))
-    width, unread, taken = max(len(str(photo)) for photo in photos), 0, set()
+    width, unread, taken = max(columns(str(photo)) for photo in photos), 0, set()
     for photo, face in zip(photos, seen, strict=True):
+        name = str(photo) + " " * (width - columns(str(photo)))
         try:
             pixels = load_photo(face, tuple(description["resize"]), description["crop"])
         except PhotoError as error:
-            print(f"{photo!s:<{width}}  cannot be answered: {error.reason}")
+            print(f"{name}  cannot be answered: {error.reason}")
             unread += 1
             continue
         said = words(answer(pixels[None])[0])
-        print(f"{photo!s:<{width}}  " + "  ".join(f"{name:<{pad}} {p:4.0%}" for (name, p), pad in zip(said, (17, 6, 11), strict=True)))
+        print(f"{name}  " + "  ".join(f"{name:<{pad}} {p:4.0%}" for (name, p), pad in zip(said, (17, 6, 11), strict=True)))
         if args.draw:
             name = next(name for n in range(1, len(photos) + 1) if (name := photo.stem + (f"-{n}" if n > 1 else "")) not in taken)
             taken.add(name)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import unicodedata
 
 import numpy as np
 import pytest
@@ -65,6 +66,18 @@ def test_pictures_carry_the_answer_below_the_photo(models, photos, tmp_path, cap
         np.testing.assert_array_equal(top, np.asarray(stored.convert("RGB").resize((240, 320))))
         assert drawn.height > 320 and len(np.unique(np.asarray(drawn)[320:])) > 10
     assert not (tmp_path / "out" / "photo1.png").exists()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (4, 200), (700, 5), (2000, 1500)])
+def test_pictures_of_photos_of_any_shape_fit_a_screen(tmp_path, size):
+    Image.new("RGB", size[::-1], "red").save(tmp_path / "in.png")
+    photo.draw(tmp_path / "in.png", [("mask worn", 0.9), ("male", 0.8), ("under 30", 0.7)], tmp_path / "out.png")
+    with Image.open(tmp_path / "out.png") as drawn:
+        assert 240 <= drawn.width <= 800 and drawn.height <= 1050 and (255, 0, 0) in drawn.get_flattened_data()
+
+
+def test_korean_names_leave_the_answers_in_line():
+    assert photo.columns("a.jpg") == 5 and photo.columns("홍길.jpg") == photo.columns(unicodedata.normalize("NFD", "홍길.jpg")) == 8
 
 
 def test_photos_of_one_name_in_two_folders_get_two_pictures(models, photos, tmp_path):
