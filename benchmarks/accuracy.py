@@ -30,9 +30,10 @@ TRAININGS = {
     "winners": "--recipe winners --resize 224 224",
     "winners_lr": "--recipe winners --resize 224 224 --lr 1e-3 --scheduler cosine --warmup 1",
     "default": "",
+    "factored": "--head factored --criterion cross_entropy_f1",
 }  # fmt: skip
-# Recipes that are more than one training: how many of which, with other seeds, averaged.
-AVERAGES = {"default3": ("default", 3)}
+# Recipes that are the average of several trainings.
+AVERAGES = {"default3": ("default", "default", "default"), "mixed": ("default", "factored", "plain")}
 # Ways of inference that are tried besides the model's own, a row each.
 WAYS = {"default": ("", "--tta"), "default3": ("", "--tta")}
 SCORES = ("macro_f1", "accuracy", "mask", "gender", "age")
@@ -97,9 +98,9 @@ def main(args) -> int:
 
 
 def members(name: str, seed: int) -> list[tuple[str, int]]:
-    """The trainings of a recipe and their seeds; those of an average are 100 apart."""
-    training, count = AVERAGES.get(name, (name, 1))
-    return [(training, 100 * number + seed) for number in range(count)]
+    """The trainings of a recipe and their seeds; where an average has one training several times, its seeds are 100 apart."""
+    trainings = AVERAGES.get(name, (name,))
+    return [(training, 100 * trainings[:number].count(training) + seed) for number, training in enumerate(trainings)]
 
 
 def run_name(training: str, seed: int, args) -> str:
@@ -134,7 +135,8 @@ def score(name: str, seed: int, epoch_seconds: float, args):
             scores = json.loads((args.work / "score.json").read_text())
         yield {
             "recipe": f"{name} {way}".strip(), "seed": seed, "folds": args.folds or "", **{key: round(scores[key], 4) for key in SCORES},
-            "epoch_seconds": round(epoch_seconds, 1), "trainings": len(runs), "flags": TRAININGS[AVERAGES.get(name, (name,))[0]],
+            "epoch_seconds": round(epoch_seconds, 1), "trainings": len(runs),
+            "flags": " | ".join(TRAININGS[training] for training, _ in members(name, seed)),
         }  # fmt: skip
 
 
