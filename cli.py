@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import tempfile
+import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -23,12 +24,15 @@ class UserError(Exception):
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows every default, keeps the line breaks of descriptions and examples."""
+    """Shows every default, keeps the line breaks of descriptions and examples, and wraps the words between them, not commands."""
 
     def _get_help_string(self, action):
         if action.default in (None, [], False) or "default" in (action.help or ""):
             return action.help
         return super()._get_help_string(action)
+
+    def _fill_text(self, text, width, indent):
+        return "\n".join(line if line.startswith(" ") else textwrap.fill(line, width) for line in text.splitlines())
 
 
 def run(main, args) -> None:

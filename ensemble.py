@@ -18,8 +18,8 @@ A tie goes to the better model: of the tied classes, the one that the first mode
 
 examples:
   python ensemble.py vote output/*.csv --top_k 8
-  python ensemble.py vote output/*.csv --scores leaderboard.csv --method attribute
-  python ensemble.py vote swin.csv beit.csv vit.csv --order given --output output/final.csv
+  python ensemble.py vote output/*.csv --scores board.csv --method attribute
+  python ensemble.py vote swin.csv beit.csv --order given --output final.csv
   python ensemble.py members output/*.csv --answers sample/eval_answers.csv
 """
 

@@ -22,8 +22,9 @@ def parse_args(arguments=None) -> argparse.Namespace:
         "  SM_CHANNEL_EVAL=/data/eval python inference.py --name swin --batch_size 64\n"
         "  python inference.py --name swin5 vit5 --tta flip scales --data_dir /data/eval\n"
         "  python inference.py --checkpoint best.safetensors --data_dir photos/\n"
-        "  python inference.py --name swin face.jpg --draw answers/        one photo, in words\n"
-        "  python inference.py --name swin --export swin.onnx              then: --checkpoint swin.onnx face.jpg",
+        "  python inference.py --name swin face.jpg --draw answers/   a photo, in words\n"
+        "  python inference.py --name swin --export swin.onnx\n"
+        "  python inference.py --checkpoint swin.onnx face.jpg        without PyTorch",
     )  # fmt: skip
     p.add_argument("photos", nargs="*", metavar="PHOTO", help="photos or folders to answer on screen, in words, instead of a submission")
     g = p.add_argument_group("models")

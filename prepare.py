@@ -43,7 +43,7 @@ def parse_args(arguments=None) -> argparse.Namespace:
     c = add_command("suspects", "rank labels that are probably wrong",
                     "Rank the labels that out-of-fold predictions contradict, by confident learning; writes a draft of corrections and a "
                     "page to judge them by eye, which exports the accepted ones.",
-                    "python train.py --folds 5 --name swin5 && python prepare.py suspects model/swin5", suspects)
+                    "python prepare.py suspects model/swin5    after train.py --folds 5 --name swin5", suspects)
     c.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders of one data set and split; several are averaged")
     c.add_argument("--output", type=Path, metavar="DIR", help="where the files go (default: the first run's folder suspects)")
     c.add_argument("--show", type=int, default=200, metavar="N", help="rows on the page")
@@ -60,7 +60,7 @@ def parse_args(arguments=None) -> argparse.Namespace:
     c = add_command("crop", "crop faces into another folder",
                     "The face of every photo with a margin, found by OpenCV's YuNet, into OUT, in the same layout; without a face, the "
                     "winners' centre crop. The boxes are in OUT/journal.csv. An interrupted job goes on.",
-                    "python prepare.py crop /data/train /data/train-faces --model_file face_detection_yunet_2023mar.onnx", crop)
+                    "python prepare.py crop /data/train /data/faces --model_file yunet.onnx", crop)
     c.add_argument("folder", type=Path, metavar="DIR")
     c.add_argument("out", type=Path, metavar="OUT")
     c.add_argument("--model_file", type=Path, metavar="FILE", help="YuNet's file (default: the file of that name here)")

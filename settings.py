@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
         prog="train.py", usage="train.py [--FLAG VALUE]...", formatter_class=HelpFormatter, allow_abbrev=False,
         description="Train one model on a folder of people; everything it leaves is in one run folder, MODEL_DIR/NAME.",
         epilog="examples:\n"
-        "  SM_CHANNEL_TRAIN=/data/train python train.py --model SwinTransformerLarge384 --name swin\n"
+        "  SM_CHANNEL_TRAIN=/data/train python train.py --name swin\n"
         "  python train.py --data_dir /data/train --folds 5 --name swin5\n"
         "  python train.py --config model/swin/config.json --lr 1e-5 --name swin-slower\n"
         "  torchrun --standalone --nproc_per_node=8 train.py --devices 8 --name swin",
