@@ -43,7 +43,7 @@ def parse_args(arguments=None) -> argparse.Namespace:
     c = add_command("suspects", "rank labels that are probably wrong",
                     "Rank the labels that out-of-fold predictions contradict, by confident learning; writes a draft of corrections and a "
                     "page to judge them by eye, which exports the accepted ones.",
-                    "python prepare.py suspects model/swin5    after train.py --folds 5 --name swin5", suspects)
+                    "python prepare.py suspects model/swin5    after train.py --folds 5", suspects)
     c.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders of one data set and split; several are averaged")
     c.add_argument("--output", type=Path, metavar="DIR", help="where the files go (default: the first run's folder suspects)")
     c.add_argument("--show", type=int, default=200, metavar="N", help="rows on the page")
