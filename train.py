@@ -13,6 +13,7 @@ from cli import UserError, data_folder, folder, is_drawn, run, safe_name, write_
 if __name__ == "__main__":  # before the heavy imports, so that --help answers at once
     ARGS = settings.parse_or_exit()
 
+import copy
 import json
 import logging
 import math
@@ -36,7 +37,7 @@ import metrics
 import run_folder
 import transforms
 from loss import create_criterion, soft_targets, years_loss, years_target
-from model import MaskClassifier, backbone_config, load_pretrained, predict, save_model, set_offsets, to_model
+from model import MaskClassifier, backbone_config, fold_batch_norms, load_pretrained, predict, save_model, set_offsets, to_model
 from progress import RANK, build_loggers, epoch_line, log_pictures, progress, say
 
 # ---------------------------------------------------------------------------- data
@@ -190,10 +191,11 @@ def total_loss(scores, model, criterion, label, age, other, share, args):
         target = torch.lerp(target[other], target, share)
     loss = criterion(scores, target)
     if args.head == "years":
-        years = years_target(age, model.head.years.shape[1], args.years_sigma)
+        logits, model.head.years = model.head.years, None  # taken: what is left of a step cannot be copied with the model
+        years = years_target(age, logits.shape[1], args.years_sigma)
         if other is not None:
             years = torch.lerp(years[other], years, share)
-        loss = loss + args.years_weight * years_loss(model.head.years, years)
+        loss = loss + args.years_weight * years_loss(logits, years)
     return loss
 
 
@@ -328,7 +330,10 @@ def train(args, frame, split, fold, path: Path, launcher: Fabric, choice=None) -
         row |= ({"fp16_overflows": overflows} if scaler else {}) | ({"mfu": speed / fabric.world_size * of_peak} if of_peak else {})
 
         if len(val_frame):
-            log_probabilities = predict(kept, val_loader, len(val_frame), fabric, choice.channels_last, args.tta,
+            answering = kept
+            if kind == "cpu":
+                fold_batch_norms(answering := copy.deepcopy(kept))
+            log_probabilities = predict(answering, val_loader, len(val_frame), fabric, choice.channels_last, args.tta,
                                         machine.answering_precision(kind))  # fmt: skip
             row |= metrics.score(labels, log_probabilities.argmax(axis=1))
         state["rows"].append(row)

@@ -330,14 +330,14 @@ def test_resume_auto_starts_a_run_that_is_not_there(drawn, tmp_path):
 def test_resume_auto_goes_on_with_the_folds_of_a_run_stopped_after_the_first(drawn, tmp_path):
     flags = ("--folds", "2", "--epochs", "1", "--resume", "auto")
     run = trained(drawn, tmp_path, *flags)
-    whole, first = pd.read_csv(run / "val_predictions.csv"), (run / "fold-0" / "best.safetensors").stat().st_mtime_ns
+    whole, first = pd.read_csv(run / "val_predictions.csv"), (run / "fold-0" / "last.ckpt").stat().st_mtime_ns
     shutil.rmtree(run / "fold-1")
     for name in ("config.json", "split.csv", "val_predictions.csv"):
         (run / name).unlink()
     again = trained(drawn, tmp_path, *flags)
     assert again == run and [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["a"]
     assert pd.read_csv(run / "val_predictions.csv").equals(whole)
-    assert (run / "fold-0" / "best.safetensors").stat().st_mtime_ns == first  # not trained again
+    assert (run / "fold-0" / "last.ckpt").stat().st_mtime_ns == first  # not trained again
 
 
 def test_a_disk_that_is_too_small_is_told_before_training(drawn, tmp_path, monkeypatch):
