@@ -51,6 +51,19 @@ def run(main, args) -> None:
     sys.exit(status or 0)
 
 
+def _tell_what_is_missing(kind, error, trace) -> None:
+    """A package of requirements.txt that this Python has not: one line instead of a traceback (sys.excepthook)."""
+    if kind is ModuleNotFoundError:
+        venv = ROOT / ".venv" / "bin" / "python"
+        way = f"use the one that set-up made, {venv}" if venv.is_file() else "'sh train.sh' installs all that is needed"
+        print(f"{Path(sys.argv[0]).name}: this Python ({sys.executable}) has no {error.name}; {way}", file=sys.stderr)
+        raise SystemExit(2)
+    sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = _tell_what_is_missing
+
+
 def data_folder(flag: str | None, channel: str) -> tuple[Path, str]:
     """The folder of photos for `channel` ("train" or "eval") and where the choice came from.
 

@@ -1,6 +1,7 @@
 import json
 import os
 import stat
+import subprocess
 import sys
 from pathlib import Path
 
@@ -187,3 +188,12 @@ def test_other_errors_are_not_swallowed():
 def test_cores_are_those_this_process_may_use():
     assert 1 <= cli.cores() <= os.cpu_count()
     assert json.dumps(cli.cores())
+
+
+@pytest.mark.parametrize("command", [["report.py", "score", "a.csv", "b.csv"], ["ensemble.py", "vote", "a.csv", "b.csv"], ["train.py"]])
+def test_a_python_without_the_packages_is_told_in_one_line(command):
+    code = f"import sys, runpy; sys.modules['pandas'] = None; sys.path.insert(0, {str(cli.ROOT)!r}); sys.argv = sys.argv[1:]; "
+    code += "runpy.run_path(sys.argv[0], run_name='__main__')"
+    argv = [sys.executable, "-c", code, str(cli.ROOT / command[0]), *command[1:]]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "has no pandas; " in done.stderr
