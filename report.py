@@ -132,7 +132,9 @@ def run_page(path: Path, output: Path | None = None, photos: int = 24) -> Path:
             chart, why = gradcam(path, paths[:6], ["\n".join(lines) for lines in said[:6]], ans[there[:6]])
             yield Section("Where the model looked", note(why), chart)
         elif len(wrong):
-            yield Section("Most confident mistakes", note(f"The photos are not in {Path(predictions['path'][wrong[0]]).parent} any more."))
+            yield Section("Most confident mistakes", note(
+                f"Not shown, since {predictions['path'][wrong[0]]} is not there, seen from {Path.cwd()}: photos are looked for where "
+                "train.py found them, so run report.py in the folder in which it ran."))  # fmt: skip
         names = ("model", "head", "resize", "epochs", "batch_size", "lr", "criterion", "augmentation", "seed", "data_dir")
         if config:
             yield Section("How it was trained", table([(name, config[name]) for name in names if name in config], ("flag", "value"))
