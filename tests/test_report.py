@@ -14,6 +14,7 @@ from sklearn.metrics import f1_score
 import figures
 import findings
 import metrics
+import progress
 import report
 import run_folder
 from cli import ROOT, UserError
@@ -237,3 +238,18 @@ def test_the_page_on_a_data_folder_counts_people_and_photos(tmp_path, photos, ca
     page = (tmp_path / "out" / "index.html").read_text()
     assert "<td>people</td><td>3</td>" in page and "<td>photos</td><td>6</td>" in page and "<td>12 x 16</td><td>6</td>" in page
     assert len(list((tmp_path / "out").glob("*.png"))) == 3 + 6
+
+
+def test_tensorboard_gets_the_confusion_and_photos_with_truth_and_answer(photos):
+    shown = {}
+
+    class Writer:
+        def add_figure(self, name, figure, epoch):
+            shown[name] = [axis.get_title(loc=side) for axis in figure.axes for side in ("left", "center")]
+
+    paths = photos(2)
+    frame = pd.DataFrame({"path": list(map(str, paths)), "label": [0, 17]})
+    progress.log_pictures(Writer(), frame, np.log(np.eye(18)[[0, 5]] * 0.82 + 0.01), 3)
+    assert "epoch 3" in shown["confusion"]
+    assert "1  photo0.png\nis worn male <30\n83% worn male <30" in shown["photos"]
+    assert "2  photo1.png\nis none female 60+\n83% worn female 60+" in shown["photos"]
