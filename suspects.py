@@ -65,7 +65,7 @@ def rank(table: pd.DataFrame) -> pd.DataFrame:
         known = np.cumsum(present) - 1  # cleanlab wants the classes without gaps
         among = share[:, present] / share[:, present].sum(axis=1, keepdims=True)
         of["score"] = get_label_quality_scores(known[labels], among).round(6)
-        of["suspect"] = find_label_issues(known[labels], among, n_jobs=1)  # its pool of processes can wait for ever, and is no faster
+        of["suspect"] = find_label_issues(known[labels], among, n_jobs=1)  # its pool of processes was seen to wait for ever
         of = of.assign(field=field, given=[names[code] for code in labels], better=[names[code] for code in share.argmax(axis=1)])
         ranked.append(of.sort_values(["score", "person", "photo"])[COLUMNS])
     return pd.concat(ranked, ignore_index=True)
