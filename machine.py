@@ -143,7 +143,8 @@ def ceiling(device, precision: str) -> float:
 def fuse_attention(model, device: str, training: bool) -> None:
     """Let the backbone's attention run as PyTorch's one fused operation, which timm leaves off in Swin: the same answers up to rounding.
 
-    On a CPU it answers faster and trains slower (docs/speed.md): in training there the backbone stays as timm made it. Not measured on a GPU.
+    On a CPU it answers faster and trains slower (docs/speed.md): in training there the backbone stays as timm made it.
+    Not measured on a GPU.
     """
     for module in model.modules():
         if hasattr(module, "fused_attn") and not (training and device == "cpu"):
