@@ -25,16 +25,28 @@ RECIPES = {
     },
     # A small model from nothing, for the drawn sample on a laptop: shows the whole job in minutes.
     "sample": {
-        "model": "resnet10t", "pretrained": "no", "resize": [96, 72], "epochs": 12, "batch_size": 32, "lr": 2e-3, "augmentation": "mild",
-        "drop": 0.1, "name": "sample",
+        "model": "resnet10t", "pretrained": "no", "resize": [96, 72], "epochs": 12, "batch_size": 32, "optimizer": "AdamW",
+        "augmentation": "mild", "drop": 0.1, "name": "sample",
     },
 }  # fmt: skip
 
 
-# Transformers want another scale of learning rate than the small CNNs that the defaults were measured on. These are the winning
-# team's values for Swin-L-384, not measured here; the rest (head, loss, augmentation) is as measured on CNNs.
-TRANSFORMERS = ("swin", "vit", "deit", "beit", "eva", "cait", "davit", "maxvit", "hiera")
-FOR_TRANSFORMERS = {"lr": 2e-5, "batch_size": 16, "weight_decay": 0.01, "crop": [320, 256], "freeze": 0, "drop": 0.0}
+# Transformers, and ConvNeXt which is trained as they are, want another optimizer and scale of learning rate than the small CNNs that the
+# defaults were measured on. These are the winning team's values for Swin-L-384, not measured here; the rest (head, loss, augmentation) is
+# as measured on CNNs.
+TRANSFORMERS = ("swin", "vit", "deit", "beit", "eva", "cait", "davit", "maxvit", "hiera", "convnext")
+FOR_TRANSFORMERS = {"optimizer": "AdamW", "batch_size": 16, "crop": [320, 256], "freeze": 0, "drop": 0.0}
+
+
+def rates(args) -> dict:
+    """Peak learning rate and weight decay of the model and optimizer, where none is given."""
+    if "sgd" in args.optimizer.lower() or args.optimizer.lower().startswith(("momentum", "nesterov")):
+        return {"lr": 0.04, "weight_decay": 5e-4}
+    return {"lr": 2e-5, "weight_decay": 0.01} if is_transformer(args) else {"lr": 2e-3, "weight_decay": 0.05}
+
+
+def is_transformer(args) -> bool:
+    return args.model.lower().startswith(TRANSFORMERS)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -113,9 +125,10 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("--valid_batch_size", type=int, default=64, help="photos in a validation step, on each device")
     g.add_argument("--accumulate", type=int, default=1, metavar="N",
                    help="steps to an update: the effective batch is batch_size x N x devices")
-    g.add_argument("--optimizer", default="AdamW", help="any of timm's, in any case: AdamW, SGD, Adam, LAMB, ...")
-    g.add_argument("--lr", type=float, default=2e-3, help="peak learning rate")
-    g.add_argument("--weight_decay", type=float, default=0.05)
+    g.add_argument("--optimizer", default="SGD",
+                   help="any of timm's, in any case: SGD (Nesterov momentum 0.9), AdamW, LAMB, ... (default: SGD; AdamW for transformers)")
+    g.add_argument("--lr", type=float, help="peak learning rate (default: 0.04 of SGD; 0.002 of others, of transformers 2e-5)")
+    g.add_argument("--weight_decay", type=float, help="(default: 0.0005 of SGD; 0.05 of others, of transformers 0.01)")
     g.add_argument("--layer_decay", type=float, default=1.0, help="learning rate of each layer relative to the next; 1 is the same for all")
     g.add_argument("--scheduler", choices=("cosine", "step", "winners"), default="cosine",
                    help="cosine or step, both by update after a linear warm-up; winners: by epoch, as they ran it")
@@ -174,9 +187,12 @@ def parse(arguments=None) -> argparse.Namespace:
                 raise UserError(f"--config {first.config}: --{action.dest} cannot be {str(stored[action.dest])[:60]}")
         defaults.update(stored)
     p.set_defaults(**defaults)
-    if p.parse_known_args(arguments)[0].model.lower().startswith(TRANSFORMERS):
+    if is_transformer(p.parse_known_args(arguments)[0]):
         p.set_defaults(**FOR_TRANSFORMERS | defaults)
     args = p.parse_args(arguments)
+    for key, value in rates(args).items():
+        if getattr(args, key) is None:
+            setattr(args, key, value)
     _check(args)
     return args
 

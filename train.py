@@ -132,7 +132,7 @@ def build_optimizer(model, args, fused: bool):
     name = args.optimizer.lower()
     if name not in list_optimizers():
         raise UserError(f"--optimizer: timm has no {args.optimizer!r}; it has {', '.join(list_optimizers(exclude_filters=['bnb*']))}")
-    keywords = {"fused": True} if fused and name in ("adam", "adamw") else {}
+    keywords = {"fused": True} if fused and name in ("adam", "adamw", "sgd") else {}
     return create_optimizer_v2(groups, opt=name, lr=args.lr, weight_decay=0.0, **keywords)
 
 

@@ -19,7 +19,6 @@ def config(tmp_path):
 
 def test_a_flag_beats_config_beats_recipe_beats_default(config):
     stored = config({"settings": {"lr": 0.25, "batch_size": 7, "name": "old", "data_dir": "/old", "resume": "yes"}})
-    assert settings.parse(["--model", "resnet10t"]).lr == settings.parser().get_default("lr")
     assert settings.parse(["--recipe", "winners"]).lr == 2e-5
     args = settings.parse(["--recipe", "winners", "--config", stored, "--batch_size", "5"])
     assert (args.epochs, args.lr, args.batch_size) == (5, 0.25, 5)
@@ -27,6 +26,21 @@ def test_a_flag_beats_config_beats_recipe_beats_default(config):
     assert (args.criterion, args.head) == ("f1_winners", "joint")
     assert (args.name, args.data_dir, args.resume) == ("run", None, "no")
     assert settings.parse(["--config", stored, "--recipe", "winners", "--lr", "3"]).lr == 3
+
+
+@pytest.mark.parametrize(("flags", "rates"), [
+    ("--model resnet10t", ("SGD", 0.04, 5e-4)),
+    ("--model resnet10t --optimizer nesterov", ("nesterov", 0.04, 5e-4)),
+    ("--model resnet10t --optimizer adamw", ("adamw", 2e-3, 0.05)),
+    ("--model resnet10t --optimizer adamw --weight_decay 0", ("adamw", 2e-3, 0)),
+    ("", ("AdamW", 2e-5, 0.01)),
+    ("--model convnext_tiny --lr 5e-5", ("AdamW", 5e-5, 0.01)),
+    ("--model vit_small_patch16_224 --optimizer SGD", ("SGD", 0.04, 5e-4)),
+    ("--recipe sample", ("AdamW", 2e-3, 0.05)),
+])  # fmt: skip
+def test_learning_rate_and_weight_decay_are_those_of_the_optimizer_and_the_model(flags, rates):
+    args = settings.parse(flags.split())
+    assert (args.optimizer, args.lr, args.weight_decay) == rates
 
 
 def test_the_flags_of_a_run_can_be_run_again(config):
