@@ -25,6 +25,8 @@ sys.path.insert(0, str(ROOT))
 
 from cli import HelpFormatter, UserError, run, write_json  # noqa: E402
 
+ANSWERING = 4  # inference takes about a quarter of the time that training does
+
 
 def parse_args() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
@@ -37,7 +39,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--compile", action="store_true", help="compile the model of bare and ours")
     p.add_argument("--workers", type=int, help="processes that read photos, of ours (default: as train.py)")
     p.add_argument("--data_dir", help="train folder (default: drawn here, 512 x 384 JPEGs)")
-    p.add_argument("--steps", type=int, default=20, help="in a repetition")
+    p.add_argument("--steps", type=int, default=20, help="of training in a repetition; four times as many of inference")
     p.add_argument("--repeats", type=int, default=5, help="repetitions of each loop, in turn")
     p.add_argument("--vote_rows", type=int, nargs="*", default=[62_500, 250_000, 1_000_000], help="rows of the eight CSVs that are voted")
     p.add_argument("--quick", action="store_true", help="3 repetitions of 4 steps")
@@ -97,6 +99,7 @@ def measure(args) -> dict:
     if choice.channels_last:
         model = model.to(memory_format=torch.channels_last)
     print(f"{device_name(fabric.device)}; batch {args.batch_size}; {args.repeats} repetitions of {args.steps} steps in turn, "
+          f"{ANSWERING} times as many in inference; "
           "median (lowest to highest)")  # fmt: skip
 
     forward = machine.flops(model, options.resize)
@@ -104,11 +107,12 @@ def measure(args) -> dict:
     print(f"training in {choice}; inference in {inference}\n")
     loops = {**training_loops(args, options, model, choice, fabric, frame), **answering}
     speeds = {name: [] for name in loops}
+    photos = {name: args.batch_size * args.steps * (ANSWERING if name.startswith("inference") else 1) for name in loops}
     for repeat in range(args.repeats + 1):  # the first warms up
         for name, loop in loops.items():
             taken = loop()
             if repeat:
-                speeds[name].append(args.steps * args.batch_size / taken)
+                speeds[name].append(photos[name] / taken)
     loader_speed, parts, workers = loader_alone(args, options, fabric, frame)
     return report(args, {"training": 3 * forward, "inference": forward}, (choice, inference), fabric, speeds, loader_speed, parts, workers)
 
@@ -231,7 +235,7 @@ def inference_loops(args, options, trained, kind, frame):
     layout = {"memory_format": torch.channels_last} if choice.channels_last else {}
     unfolded = unfolded.to(**layout).to(fabric.device)
     model = model.to(**layout).to(fabric.device)
-    device = fabric.device
+    device, steps = fabric.device, ANSWERING * args.steps
     if args.compile:
         model.compile()
     resident = to_model(torch.randint(0, 256, (args.batch_size, *options.resize, 3), dtype=torch.uint8), device, choice.channels_last)
@@ -240,17 +244,17 @@ def inference_loops(args, options, trained, kind, frame):
 
     @torch.inference_mode()
     def bare(net):
-        for _ in range(args.steps):
+        for _ in range(steps):
             with fabric.autocast():
                 net(resident)
 
     def ours():
-        predict(model, (next(batches) for _ in range(args.steps)), len(frame), fabric, choice.channels_last)
+        predict(model, (next(batches) for _ in range(steps)), len(frame), fabric, choice.channels_last)
 
     @torch.no_grad()
     def plainly():
         tutorial.eval()
-        for _ in range(args.steps):
+        for _ in range(steps):
             tutorial(next(plain_batches)[0].to(device)).softmax(1).cpu().numpy()
 
     loops = {"inference, unfolded": lambda: bare(unfolded), "inference, bare": lambda: bare(model), "inference, ours": ours,
