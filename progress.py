@@ -56,8 +56,8 @@ def build_loggers(name: str, path: Path) -> list:
     return []
 
 
-def log_pictures(writer, frame, log_probabilities, epoch: int) -> None:
-    """The confusion matrix, and twelve photos held out with truth and answer, into TensorBoard."""
+def log_pictures(logger, frame, log_probabilities, epoch: int) -> None:
+    """The confusion matrix, and twelve photos held out with truth and answer, into TensorBoard or wandb."""
     import numpy as np
 
     import figures
@@ -65,8 +65,16 @@ def log_pictures(writer, frame, log_probabilities, epoch: int) -> None:
 
     ans = log_probabilities.argmax(axis=1)
     counts = metrics.confusion(frame["label"].to_numpy(), ans)
-    writer.add_figure("confusion", figures.confusion_matrix(counts, figures.SHORT, f"epoch {epoch}"), epoch)
     rows = np.linspace(0, len(frame) - 1, min(12, len(frame))).astype(int)
     captions = [f"is {figures.SHORT[frame['label'][row]]}\n{np.exp(log_probabilities[row, ans[row]]):.0%} {figures.SHORT[ans[row]]}"
                 for row in rows]  # fmt: skip
-    writer.add_figure("photos", figures.contact_sheet(frame["path"][rows].tolist(), captions), epoch)
+    pictures = {
+        "confusion": figures.confusion_matrix(counts, figures.SHORT, f"epoch {epoch}"),
+        "photos": figures.contact_sheet(frame["path"][rows].tolist(), captions),
+    }
+    for name, picture in pictures.items():
+        if hasattr(logger, "log_image"):  # wandb
+            logger.log_image(name, [picture], step=epoch)
+            figures.plt.close(picture)
+        else:
+            logger.experiment.add_figure(name, picture, epoch)

@@ -273,6 +273,8 @@ def train(args, frame, split, fold, path: Path, launcher: Fabric, choice=None) -
         run_folder.check_space(path, model, args)
         run_folder.write_config(path, args, choice, fabric)
         dataset.write_split(split, path / "split.csv")
+        if args.logger == "wandb":
+            fabric.logger.log_hyperparams(vars(args))
     stop = Stop()
     scaler = getattr(fabric.strategy.precision, "scaler", None)  # of fp16: it halves its scale and leaves an update out when one overflows
     scale = scaler.get_scale() if scaler else 1.0
@@ -349,8 +351,8 @@ def train(args, frame, split, fold, path: Path, launcher: Fabric, choice=None) -
                 if len(val_frame):
                     run_folder.write_predictions(path, val_frame, log_probabilities)
             fabric.log_dict({key: float(value) for key, value in row.items() if key != "epoch"}, step=epoch + 1)
-            if args.logger == "tensorboard" and len(val_frame):
-                log_pictures(fabric.logger.experiment, val_frame, log_probabilities, epoch + 1)
+            if args.logger != "csv" and len(val_frame):
+                log_pictures(fabric.logger, val_frame, log_probabilities, epoch + 1)
         save(path, fabric, parts, state)
         if fabric.is_global_zero:
             run_folder.keep_checkpoints(path, epoch + 1, args.keep)

@@ -240,16 +240,27 @@ def test_the_page_on_a_data_folder_counts_people_and_photos(tmp_path, photos, ca
     assert len(list((tmp_path / "out").glob("*.png"))) == 3 + 6
 
 
-def test_tensorboard_gets_the_confusion_and_photos_with_truth_and_answer(photos):
-    shown = {}
+class TensorBoard:
+    """What TensorBoardLogger has of use here: an experiment that takes figures."""
 
-    class Writer:
-        def add_figure(self, name, figure, epoch):
-            shown[name] = [axis.get_title(loc=side) for axis in figure.axes for side in ("left", "center")]
+    def __init__(self):
+        self.shown, self.experiment = {}, self
 
-    paths = photos(2)
+    def add_figure(self, name, figure, epoch):
+        self.shown[name] = [axis.get_title(loc=side) for axis in figure.axes for side in ("left", "center")]
+
+
+class Wandb(TensorBoard):
+    def log_image(self, name, pictures, step):
+        for picture in pictures:
+            self.add_figure(name, picture, step)
+
+
+@pytest.mark.parametrize("logger", [TensorBoard, Wandb])
+def test_loggers_get_the_confusion_and_photos_with_truth_and_answer(photos, logger):
+    logger, paths = logger(), photos(2)
     frame = pd.DataFrame({"path": list(map(str, paths)), "label": [0, 17]})
-    progress.log_pictures(Writer(), frame, np.log(np.eye(18)[[0, 5]] * 0.82 + 0.01), 3)
-    assert "epoch 3" in shown["confusion"]
-    assert "1  photo0.png\nis worn male <30\n83% worn male <30" in shown["photos"]
-    assert "2  photo1.png\nis none female 60+\n83% worn female 60+" in shown["photos"]
+    progress.log_pictures(logger, frame, np.log(np.eye(18)[[0, 5]] * 0.82 + 0.01), 3)
+    assert "epoch 3" in logger.shown["confusion"]
+    assert "1  photo0.png\nis worn male <30\n83% worn male <30" in logger.shown["photos"]
+    assert "2  photo1.png\nis none female 60+\n83% worn female 60+" in logger.shown["photos"]
