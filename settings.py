@@ -109,7 +109,7 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("--years_weight", type=float, default=1.0, help="weight of the years head's own loss")
     g.add_argument("--years_sigma", type=float, default=3.0, help="width of its target, years")
     g.add_argument("--freeze", type=int, metavar="N",
-                   help="keep the first N of timm's coarse layer groups as they are (default: 3 of pretrained weights)")
+                   help="keep the first N of timm's coarse layer groups as they are (default: 2 of pretrained weights)")
     g.add_argument("--drop", type=float, default=0.3, help="dropout before the head")
 
     g = p.add_argument_group("loss")

@@ -110,7 +110,7 @@ def build_model(args, train_frame) -> MaskClassifier:
         crop=args.crop, bands=args.bands, drop=args.drop, tta=args.tta, drawn=is_drawn(Path(args.data_dir)), macro_f1=None,
     )  # fmt: skip
     weights = load_pretrained(model, args.pretrained)
-    freeze = args.freeze if args.freeze is not None else 3 * (args.pretrained != "no")
+    freeze = args.freeze if args.freeze is not None else 2 * (args.pretrained != "no")
     if freeze:
         groups = timm.models.group_parameters(model.backbone, model.backbone.group_matcher(coarse=True))
         for group in sorted(groups)[:freeze]:
