@@ -31,7 +31,7 @@ TRAININGS = {
     "winners": "--recipe winners --resize 224 224",
     "winners_lr": "--recipe winners --resize 224 224 --lr 1e-3 --scheduler cosine --warmup 1",
     "default": "",
-    "factored": "--head factored --criterion cross_entropy_f1",
+    "factored": "--head factored --criterion cross_entropy_f1 --optimizer AdamW",
 }  # fmt: skip
 # Recipes that are the average of several trainings.
 AVERAGES = {"default3": ("default", "default", "default"), "mixed": ("default", "factored", "plain")}
