@@ -34,7 +34,7 @@ TRAININGS = {
     "factored": "--head factored --criterion cross_entropy_f1 --optimizer AdamW",
 }  # fmt: skip
 # Recipes that are the average of several trainings.
-AVERAGES = {"default3": ("default", "default", "default"), "mixed": ("default", "factored", "plain")}
+AVERAGES = {"default3": ("default", "default", "default")}
 # Ways of inference that are tried besides the model's own, a row each.
 WAYS = {"default": ("", "--tta"), "default3": ("", "--tta")}
 SCORES = ("macro_f1", "accuracy", "mask", "gender", "age")
@@ -99,9 +99,9 @@ def main(args) -> int:
 
 
 def members(name: str, seed: int) -> list[tuple[str, int]]:
-    """The trainings of a recipe and their seeds; where an average has one training several times, its seeds are 100 apart."""
+    """The trainings of a recipe and their seeds: of an average that has one three times, the seeds 0, 1, 2, then 3, 4, 5."""
     trainings = AVERAGES.get(name, (name,))
-    return [(training, 100 * trainings[:number].count(training) + seed) for number, training in enumerate(trainings)]
+    return [(training, trainings.count(training) * seed + trainings[:number].count(training)) for number, training in enumerate(trainings)]
 
 
 def run_name(training: str, seed: int, args) -> str:
