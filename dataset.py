@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cli import IMAGE_EXTENSIONS, UserError, atomic, cores
+from cli import IMAGE_EXTENSIONS, UserError, atomic, cores, first_line
 from transforms import PhotoError, check_photo, load_photo
 
 # ---------------------------------------------------------------------------- labels
@@ -120,7 +120,7 @@ def read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
     try:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as CSV ({str(error).strip().splitlines()[0]})") from None
+        raise UserError(f"{path}: cannot be read as CSV ({first_line(error)})") from None
     if not isinstance(frame.index, pd.RangeIndex):  # pandas would take the first column for names of the rows
         raise UserError(f"{path}: its rows have more fields than its first line")
     for column in columns:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cli import ROOT, UserError, atomic, read_json, write_json
+from cli import ROOT, UserError, atomic, first_line, read_json, write_json
 from dataset import CLASSES
 
 # Flags that may differ when a run goes on: they do not change what is computed.
@@ -82,7 +82,7 @@ def save_checkpoint(path: Path, **state) -> None:
         try:
             torch.save(state, temporary)
         except RuntimeError as error:  # PyTorch's own words for a disk that is full
-            raise OSError(f"is the disk full? {str(error).splitlines()[0]}") from None
+            raise OSError(f"is the disk full? {first_line(error)}") from None
 
 
 def keep_checkpoints(path: Path, epoch: int, keep: int) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cli import UserError, atomic, read_json, write_json
+from cli import UserError, atomic, first_line, read_json, write_json
 from dataset import CLASSES
 
 HEADER = "ImageID,ans\n"
@@ -42,7 +42,7 @@ def read_submission(path: Path, unique: bool = True) -> pd.DataFrame:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:
-        raise UserError(f"{path}: cannot be read as CSV ({str(error).strip().splitlines()[0]})") from None
+        raise UserError(f"{path}: cannot be read as CSV ({first_line(error)})") from None
 
 
 def _parse(path: Path, content: bytes, unique: bool) -> pd.DataFrame:
@@ -163,7 +163,7 @@ def read_probabilities(path: Path) -> tuple[np.ndarray, np.ndarray]:
     except KeyError as error:
         raise UserError(f"{path}: holds no array {str(error).split()[0]}") from None
     except (OSError, ValueError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path}: cannot be read as npz ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{path}: cannot be read as npz ({first_line(error)})") from None
     except TypeError:  # np.load gives a lone array, which cannot be opened and closed
         raise UserError(f"{path}: cannot be read as npz (holds a single array)") from None
     if ids.dtype.kind != "U" or probabilities.dtype.kind != "f" or probabilities.ndim != 2 or ids.shape != probabilities.shape[:1]:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import dataset
@@ -76,6 +76,7 @@ def test_a_damaged_checkpoint(whole, tmp_path, changes, end):
 
 @ANY
 @given(changes=CHANGES, end=ENDS)
+@example(changes=[(1677, 163)], end=0)  # an EOFError that says nothing
 def test_damaged_probabilities(whole, tmp_path, changes, end):
     (tmp_path / "a.npz").write_bytes(damaged(whole["npz"], changes, end))
     read = told(submission.read_probabilities, tmp_path / "a.npz")
