@@ -26,15 +26,13 @@ from cli import HelpFormatter, UserError, cores, run  # noqa: E402
 TRAININGS = {
     # the competent baseline: cross-entropy with smoothing 0.1, AdamW 1e-3, cosine with warm-up, flip, slight affine, colour jitter
     "plain": "--resize 224 224 --crop 448 336 --criterion label_smoothing --head joint --freeze 0 --ema 0 --mixup 0 --half_face 0 "
-             "--layer_decay 1 --augmentation mild --batch_size 32 --optimizer AdamW --lr 1e-3 "
-             "--drop 0 --tta",
+             "--layer_decay 1 --augmentation mild --batch_size 32 --optimizer AdamW --lr 1e-3 --drop 0 --tta",
     "winners": "--recipe winners --resize 224 224",
     "winners_lr": "--recipe winners --resize 224 224 --lr 1e-3 --scheduler cosine --warmup 1",
     "default": "",
-    "factored": "--head factored --criterion cross_entropy_f1 --optimizer AdamW",
 }  # fmt: skip
-# Recipes that are the average of several trainings.
-AVERAGES = {"default3": ("default", "default", "default")}
+# Recipes that are the average of several trainings: how many of which, with other seeds.
+AVERAGES = {"default3": ("default", 3)}
 # Ways of inference that are tried besides the model's own, a row each.
 WAYS = {"default": ("", "--tta"), "default3": ("", "--tta")}
 SCORES = ("macro_f1", "accuracy", "mask", "gender", "age")
@@ -89,9 +87,8 @@ def main(args) -> int:
                     writer = csv.DictWriter(stream, COLUMNS)
                     writer.writeheader()
                     writer.writerows(rows)
-        except BaseException:
+        finally:
             pool.shutdown(cancel_futures=True)
-            raise
     print_table([row for row in rows if row["folds"] == str(args.folds or "") and row["recipe"].split()[0] in names])
     if args.folds:
         print_differences(names, args)
@@ -99,9 +96,9 @@ def main(args) -> int:
 
 
 def members(name: str, seed: int) -> list[tuple[str, int]]:
-    """The trainings of a recipe and their seeds: of an average that has one three times, the seeds 0, 1, 2, then 3, 4, 5."""
-    trainings = AVERAGES.get(name, (name,))
-    return [(training, trainings.count(training) * seed + trainings[:number].count(training)) for number, training in enumerate(trainings)]
+    """The trainings of a recipe and their seeds: of an average of three the seeds 0, 1, 2, then 3, 4, 5."""
+    training, count = AVERAGES.get(name, (name, 1))
+    return [(training, count * seed + number) for number in range(count)]
 
 
 def run_name(training: str, seed: int, args) -> str:
@@ -137,7 +134,7 @@ def score(name: str, seed: int, epoch_seconds: float, args):
         yield {
             "recipe": f"{name} {way}".strip(), "seed": seed, "folds": args.folds or "", **{key: round(scores[key], 4) for key in SCORES},
             "epoch_seconds": round(epoch_seconds, 1), "trainings": len(runs),
-            "flags": " | ".join(TRAININGS[training] for training, _ in members(name, seed)),
+            "flags": TRAININGS[AVERAGES.get(name, (name,))[0]],
         }  # fmt: skip
 
 

@@ -39,7 +39,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--compile", action="store_true", help="compile the model of bare and ours")
     p.add_argument("--workers", type=int, help="processes that read photos, of ours (default: as train.py)")
     p.add_argument("--data_dir", help="train folder (default: drawn here, 512 x 384 JPEGs)")
-    p.add_argument("--steps", type=int, default=20, help="of training in a repetition; four times as many of inference")
+    p.add_argument("--steps", type=int, default=20, help=f"of training in a repetition; {ANSWERING} times as many of inference")
     p.add_argument("--repeats", type=int, default=5, help="repetitions of each loop, in turn")
     p.add_argument("--vote_rows", type=int, nargs="*", default=[62_500, 250_000, 1_000_000], help="rows of the eight CSVs that are voted")
     p.add_argument("--quick", action="store_true", help="3 repetitions of 4 steps")
@@ -99,8 +99,7 @@ def measure(args) -> dict:
     if choice.channels_last:
         model = model.to(memory_format=torch.channels_last)
     print(f"{device_name(fabric.device)}; batch {args.batch_size}; {args.repeats} repetitions of {args.steps} steps in turn, "
-          f"{ANSWERING} times as many in inference; "
-          "median (lowest to highest)")  # fmt: skip
+          f"{ANSWERING} times as many in inference; median (lowest to highest)")  # fmt: skip
 
     forward = machine.flops(model, options.resize)
     answering, inference = inference_loops(args, options, model, kind, frame)
