@@ -397,13 +397,13 @@ class Photos:
         return self.finish(key, self.load_or_error(key[1]))
 
     def __getitems__(self, keys):
-        """A batch: decoded by a thread a core, unless worker processes share the work out already."""
-        from torch.utils.data import get_worker_info
+        """A batch: decoded by as many threads as PyTorch may use here; in a worker process that is one."""
+        from torch import get_num_threads
 
         rows = [row for _, row in keys]
-        if get_worker_info() is not None or cores() == 1 or (self.cached is not None and self.cached[rows].all()):
+        if get_num_threads() == 1 or (self.cached is not None and self.cached[rows].all()):
             return [self[key] for key in keys]
-        with ThreadPoolExecutor(cores()) as pool:
+        with ThreadPoolExecutor(get_num_threads()) as pool:
             return [self.finish(key, pixels) for key, pixels in zip(keys, pool.map(self.load_or_error, rows), strict=True)]
 
     def finish(self, key, pixels):

@@ -142,6 +142,7 @@ def answer(path: Path, frame, args, launcher: Fabric) -> np.ndarray:
         model.offsets.zero_()
     fold_batch_norms(model)
     kind = machine.accelerator(args.accelerator)
+    machine.keep_memory(kind)
     machine.fuse_attention(model, kind, training=False)
     choice = launcher.broadcast(machine.choose(model, kind, args, training=False, resize=description["resize"]))
     fabric = Fabric(accelerator=kind, devices=args.devices, precision=choice.fabric_precision)
@@ -155,7 +156,8 @@ def answer(path: Path, frame, args, launcher: Fabric) -> np.ndarray:
     workers = machine.default_workers(kind) if args.workers is None else args.workers
     photos = dataset.Photos(frame["path"], description["resize"], description["crop"], mark_errors=args.on_error != "fail")
     sampler = dataset.EpochSampler(len(photos), shuffle=False, rank=fabric.global_rank, ranks=fabric.world_size)
-    loader = DataLoader(photos, args.batch_size, sampler=sampler, num_workers=workers, pin_memory=kind == "cuda",
+    batch_size = -(-args.batch_size // machine.at_a_time(kind))
+    loader = DataLoader(photos, batch_size, sampler=sampler, num_workers=workers, pin_memory=kind == "cuda",
                         prefetch_factor=4 if workers else None)  # fmt: skip
     start = time.perf_counter()
     loader = progress(loader, len(loader), description["architecture"], "batch")

@@ -4,8 +4,11 @@ Measured once at start-up where there is no rule; every choice is printed, and k
 """
 
 import copy
+import ctypes
 import os
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -169,7 +172,53 @@ def default_workers(device: str) -> int:
     return min(16, cores()) if device != "cpu" else (0 if cores() <= 2 else min(4, cores() // 4))
 
 
+def at_a_time(device: str) -> int:
+    """Batches answered at a time: two on a CPU of several cores, so that one is read while the other is computed; else one."""
+    return 2 if device == "cpu" and torch.get_num_threads() > 1 else 1
+
+
+def share_out(batches, work, ways: int) -> None:
+    """`work(*batch)` for every batch, in `ways` threads that share PyTorch's own; each reads its next batch itself, one at a time."""
+    if ways == 1:
+        for batch in batches:
+            work(*batch)
+        return
+    batches, turn, stop, threads = iter(batches), threading.Lock(), threading.Event(), torch.get_num_threads()
+
+    def worker():
+        torch.set_num_threads(max(1, threads // ways))  # of this thread
+        try:
+            while not stop.is_set():
+                with turn:
+                    batch = next(batches, None)
+                if batch is None:
+                    return
+                work(*batch)
+        finally:
+            stop.set()  # after an error nothing more is begun
+
+    with ThreadPoolExecutor(ways) as pool:
+        try:
+            for job in [pool.submit(worker) for _ in range(ways)]:
+                job.result()
+        finally:
+            stop.set()
+            torch.set_num_threads(threads)
+
+
 # ---------------------------------------------------------------------------- memory
+
+
+def keep_memory(device: str) -> None:
+    """On a CPU under glibc: memory that was freed stays with this process and is used again.
+
+    Else every large tensor is mapped anew and its pages are zeroed one by one by the kernel, which takes as long as a small CNN
+    computes (docs/speed.md). All threads share one heap, since only that one may grow as large as it has to. See mallopt(3).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if device == "cpu" and os.name == "posix" else None
+    if mallopt:
+        for parameter, value in ((-4, 0), (-1, -1), (-8, 1)):  # M_MMAP_MAX: never; M_TRIM_THRESHOLD: never; M_ARENA_MAX: one
+            mallopt(parameter, value)
 
 
 def fit(model, choice: Choice, args, free: int) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+import machine
 import transforms
 from cli import VIEWS, UserError, atomic
 from dataset import AGES, CLASS_NAMES, CLASSES, GENDERS, MASKS, OFFICIAL_BANDS
@@ -250,7 +251,9 @@ def predict(model, loader, size: int, fabric, channels_last: bool, views=(), pre
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.bfloat16)
     answers = torch.zeros(size, CLASSES, device=fabric.device)
     served = torch.zeros(size, 1, device=fabric.device)
-    for pixels, rows in loader:
+
+    @torch.inference_mode()
+    def answer(pixels, rows):
         images = to_model(pixels, fabric.device, channels_last)
         rows = rows.to(fabric.device, non_blocking=True)
         with torch.autocast(fabric.device.type, dtype, enabled=precision != "fp32") if precision else fabric.autocast():
@@ -262,6 +265,8 @@ def predict(model, loader, size: int, fabric, channels_last: bool, views=(), pre
         mean = torch.stack(seen).logsumexp(0) - math.log(len(seen))
         answers[rows] = mean.nan_to_num(torch.inf).masked_fill(unread[:, None], torch.nan)
         served[rows] = 1.0
+
+    machine.share_out(loader, answer, machine.at_a_time(fabric.device.type))
     if fabric.world_size > 1:
         answers, served = fabric.all_reduce(answers, reduce_op="sum"), fabric.all_reduce(served, reduce_op="sum")
     answers = (answers / served).cpu().numpy()

@@ -216,6 +216,7 @@ def train(args, frame, split, fold, path: Path, launcher: Fabric, choice=None) -
 
     # the machine
     kind = machine.accelerator(args.accelerator)
+    machine.keep_memory(kind)
     resumed = args.resume == "yes" and (path / "config.json").is_file() and run_folder.check_same_run(path, args)
     if resumed:
         choice = machine.Choice(**resumed)
@@ -246,7 +247,7 @@ def train(args, frame, split, fold, path: Path, launcher: Fabric, choice=None) -
     loader = build_loader(photos, sampler, micro, workers, fabric.device, drop_last=len(sampler) >= micro)
     val_photos = dataset.Photos(val_frame["path"], args.resize, args.crop, cache=cache)
     val_sampler = dataset.EpochSampler(len(val_photos), shuffle=False, **ranks)
-    val_loader = build_loader(val_photos, val_sampler, args.valid_batch_size, workers, fabric.device)
+    val_loader = build_loader(val_photos, val_sampler, -(-args.valid_batch_size // machine.at_a_time(kind)), workers, fabric.device)
     train_labels = dataset.encode(train_frame["mask"], train_frame["gender"], train_frame["age"], args.bands)
     train_labels = torch.tensor(train_labels.to_numpy(copy=True), device=fabric.device)
     ages, masks = torch.tensor(train_frame["age"].to_numpy(copy=True), device=fabric.device), train_frame["mask"].to_numpy()

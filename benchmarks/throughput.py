@@ -49,6 +49,8 @@ def parse_args() -> argparse.Namespace:
         args.steps, args.repeats = 4, 3
     if min(args.batch_size, args.steps, args.repeats, *args.vote_rows, 1) < 1:
         p.error("give numbers above 0")
+    if args.batch_size % 2:
+        p.error(f"--batch_size {args.batch_size}: give an even number; on a CPU inference takes it in two halves")
     return args
 
 
@@ -87,6 +89,8 @@ def measure(args) -> dict:
                               "--batch_size", str(args.batch_size), "--precision", args.precision, "--layout", args.layout])  # fmt: skip
     options.data_dir = args.data_dir
     frame, _ = train.read_data(options)
+    frame = frame[~frame["path"].astype(str).str.lower().str.endswith(".png")].reset_index(drop=True)  # the drawn sample has some
+    machine.keep_memory(kind)
     model = train.build_model(options, frame)
     choice = machine.choose(model, kind, options, training=True)
     fabric = Fabric(accelerator=kind, devices=1, precision=choice.fabric_precision)
@@ -133,7 +137,7 @@ def endless(loader, sampler):
         sampler.epoch += 1
 
 
-def our_loader(args, options, fabric, frame, augment: bool, cache: bool):
+def our_loader(args, options, fabric, frame, batch_size: int, augment: bool, cache: bool):
     import dataset
     import machine
     import train
@@ -146,7 +150,7 @@ def our_loader(args, options, fabric, frame, augment: bool, cache: bool):
             photos.load(row)
     workers = machine.default_workers(fabric.device.type) if args.workers is None else args.workers
     sampler = dataset.EpochSampler(len(photos))
-    return train.build_loader(photos, sampler, args.batch_size, workers, fabric.device, drop_last=True), sampler, workers
+    return train.build_loader(photos, sampler, batch_size, workers, fabric.device, drop_last=True), sampler, workers
 
 
 def training_loops(args, options, model, choice, fabric, frame) -> dict:
@@ -169,7 +173,8 @@ def training_loops(args, options, model, choice, fabric, frame) -> dict:
     resident = to_model(torch.randint(0, 256, (args.batch_size, *options.resize, 3), dtype=torch.uint8), device, choice.channels_last)
     rows = torch.arange(args.batch_size, device=device) % len(frame)
     fits = machine.cache_fits(len(frame), options.resize, options.cache)
-    batches = {cache: endless(*our_loader(args, options, fabric, frame, augment=True, cache=cache)[:2]) for cache in (False, fits)}
+    batches = {cache: endless(*our_loader(args, options, fabric, frame, args.batch_size, augment=True, cache=cache)[:2])
+               for cache in (False, fits)}  # fmt: skip
 
     def bare():
         train.train_mode(model)
@@ -238,7 +243,8 @@ def inference_loops(args, options, trained, kind, frame):
     if args.compile:
         model.compile()
     resident = to_model(torch.randint(0, 256, (args.batch_size, *options.resize, 3), dtype=torch.uint8), device, choice.channels_last)
-    batches = endless(*our_loader(args, options, fabric, frame, augment=False, cache=False)[:2])
+    ways = machine.at_a_time(kind)
+    batches = endless(*our_loader(args, options, fabric, frame, args.batch_size // ways, augment=False, cache=False)[:2])
     tutorial, plain_batches = plain(args, options, device, frame, training=False)
 
     @torch.inference_mode()
@@ -248,7 +254,7 @@ def inference_loops(args, options, trained, kind, frame):
                 net(resident)
 
     def ours():
-        predict(model, (next(batches) for _ in range(steps)), len(frame), fabric, choice.channels_last)
+        predict(model, (next(batches) for _ in range(ways * steps)), len(frame), fabric, choice.channels_last)
 
     @torch.no_grad()
     def plainly():
@@ -323,7 +329,7 @@ def loader_alone(args, options, fabric, frame):
         "collate": each(default_collate, [[(pixels, 0) for pixels in loaded]] * 5) / len(paths),
         "copy to the device": each(lambda pixels: timed(fabric.device, lambda: pixels.to(fabric.device)), [batch] * 5) / len(paths),
     }
-    loader, sampler, workers = our_loader(args, options, fabric, frame, augment=True, cache=False)
+    loader, sampler, workers = our_loader(args, options, fabric, frame, args.batch_size, augment=True, cache=False)
     batches, speeds = endless(loader, sampler), []
     for _ in range(args.repeats):
         start = time.perf_counter()
