@@ -49,7 +49,7 @@ def parse_args(arguments=None) -> argparse.Namespace:
     g.add_argument("--draw", metavar="DIR", help="with PHOTO: write each photo with its answer into this folder")
     g.add_argument("--export", metavar="FILE", help="write the model as ONNX, which --checkpoint takes, and stop")
     g = p.add_argument_group("machine")
-    g.add_argument("--batch_size", type=int, default=64, help="photos in a step")
+    g.add_argument("--batch_size", type=int, default=64, help="photos in a step; halved until it fits in memory")
     g.add_argument("--devices", type=int, default=os.environ.get("SM_NUM_GPUS", "").lstrip("0") or 1,
                    help="GPUs, or processes, that share the photos (default: SM_NUM_GPUS, else 1)")
     g.add_argument("--accelerator", default="auto", choices=("auto", "cpu", "gpu", "cuda", "mps"))
@@ -156,12 +156,19 @@ def answer(path: Path, frame, args, launcher: Fabric) -> np.ndarray:
     workers = machine.default_workers(kind) if args.workers is None else args.workers
     photos = dataset.Photos(frame["path"], description["resize"], description["crop"], mark_errors=args.on_error != "fail")
     sampler = dataset.EpochSampler(len(photos), shuffle=False, rank=fabric.global_rank, ranks=fabric.world_size)
-    batch_size = -(-args.batch_size // machine.at_a_time(kind))
-    loader = DataLoader(photos, batch_size, sampler=sampler, num_workers=workers, pin_memory=kind == "cuda",
-                        prefetch_factor=4 if workers else None)  # fmt: skip
-    start = time.perf_counter()
-    loader = progress(loader, len(loader), description["architecture"], "batch")
-    log_probabilities = predict(model, loader, len(frame), fabric, choice.channels_last, views)
+    log_probabilities = None
+    while log_probabilities is None:
+        loader = DataLoader(photos, -(-args.batch_size // machine.at_a_time(kind)), sampler=sampler, num_workers=workers,
+                            pin_memory=kind == "cuda", prefetch_factor=4 if workers else None)  # fmt: skip
+        start = time.perf_counter()
+        loader = progress(loader, len(loader), description["architecture"], "batch")
+        try:
+            log_probabilities = predict(model, loader, len(frame), fabric, choice.channels_last, views)
+        except RuntimeError as error:
+            if not machine.is_out_of_memory(error) or args.batch_size == 1 or fabric.world_size > 1:
+                raise
+            args.batch_size //= 2
+            say(f"batches do not fit in memory; going on with {args.batch_size} photos in each")
     seconds = time.perf_counter() - start
     if np.isposinf(log_probabilities).any():
         raise UserError(f"{path}: its answers are no numbers; train it again")

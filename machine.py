@@ -23,13 +23,16 @@ FABRIC_PRECISION = {"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}
 
 @dataclass
 class Choice:
-    """How a model is run: precision (bf16, fp16, fp32), memory layout, activation checkpointing, parts a batch is split into."""
+    """How a model is run: precision (bf16, fp16, fp32), memory layout, activation checkpointing, parts a batch is split into, the
+    threads that compute on a CPU (None: as PyTorch does), whether it is compiled (None: not decided yet)."""
 
     precision: str
     channels_last: bool
     reason: str
     checkpointing: bool = False
     split: int = 1
+    threads: int | None = None
+    compiled: bool | None = None
 
     @property
     def fabric_precision(self) -> str:
@@ -37,6 +40,7 @@ class Choice:
 
     def __str__(self):
         text = f"{self.precision}, channels {'last' if self.channels_last else 'first'} ({self.reason})"
+        text += f", {self.threads} thread{'s' * (self.threads > 1)}" if self.threads else ""
         text += ", activation checkpointing" if self.checkpointing else ""
         return text + (f", each batch in {self.split} parts" if self.split > 1 else "")
 
@@ -72,6 +76,7 @@ def choose(model, device: str, args, training: bool, resize=None) -> Choice:
         precisions = [args.precision] if args.precision != "auto" else ["fp32", "bf16"] if training else [answering_precision(device)]
         layouts = [True, False] if args.layout == "auto" else [args.layout == "last"]
         choice = fastest(model, precisions, layouts, resize, args.batch_size, training)
+        choice.threads = torch.get_num_threads()
     if args.precision != "auto":
         choice.precision = args.precision
     if args.layout != "auto":

@@ -8,7 +8,7 @@ What a run leaves is in MODEL_DIR/NAME: config.json, split.csv, metrics.csv, val
 """
 
 import settings
-from cli import UserError, data_folder, folder, is_drawn, run, safe_name, write_json
+from cli import UserError, cores, data_folder, folder, is_drawn, run, safe_name, write_json
 
 if __name__ == "__main__":  # before the heavy imports, so that --help answers at once
     ARGS = settings.parse_or_exit()
@@ -227,6 +227,8 @@ def train(args, frame, split, fold, path: Path, launcher: Fabric, choice=None) -
     fabric = Fabric(accelerator=kind, devices=args.devices, num_nodes=args.nodes, precision=choice.fabric_precision,
                     loggers=build_loggers(args.logger, path))  # fmt: skip
     fabric.launch()
+    if choice.threads:  # as when the run began: another number adds up in another order, to other bits
+        torch.set_num_threads(min(choice.threads, cores()))
     workers = machine.default_workers(kind) if args.workers is None else args.workers
     micro, accumulate = args.batch_size // choice.split, args.accumulate * choice.split
     if choice.checkpointing:
@@ -256,14 +258,15 @@ def train(args, frame, split, fold, path: Path, launcher: Fabric, choice=None) -
     steps = max(accumulate, len(loader) // accumulate * accumulate)  # photos short of a whole update wait for another epoch
     optimizer = build_optimizer(model, args, fused=choice.precision != "fp16")
     set_lr, line = build_schedule(optimizer, args, steps // accumulate)
-    compiled = machine.compiles(args.compile, kind, args.epochs * steps, worth=5000)
-    net, optimizer = fabric.setup(torch.compile(model) if compiled else model, optimizer)
+    if choice.compiled is None:
+        choice.compiled = machine.compiles(args.compile, kind, args.epochs * steps, worth=5000)
+    net, optimizer = fabric.setup(torch.compile(model) if choice.compiled else model, optimizer)
     ema = ModelEmaV3(model, args.ema, use_warmup=True) if args.ema else None
     kept = ema.module if ema else model  # the weights that are validated and kept
     criterion = criterion.to(fabric.device).train()
     say(line)
     say(f"loss: {args.criterion}; {len(train_frame):,} photos to train on, {len(val_frame):,} to validate on"
-        f"{', compiled' if compiled else ''}; run folder {path}")
+        f"{', compiled' if choice.compiled else ''}; run folder {path}")
     state = {"epoch": 0, "step": 0, "total": [0.0] * fabric.world_size, "rows": [], "best": {}}
     parts = {"model": model, "optimizer": optimizer, "criterion": criterion, "precision": fabric.strategy.precision}
     parts |= {"ema": ema.module} if ema else {}

@@ -145,7 +145,9 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(drawn, tmp_path, how):
     process.send_signal(how)
     assert process.wait() == (-signal.SIGKILL if how == signal.SIGKILL else 128 + signal.SIGTERM)
     assert len(pd.read_csv(metrics_file)) < 4
+    torch.set_num_threads(2)  # the run goes on with one, as it began
     train.main(settings.parse([*flags, "--name", "cut", "--resume"]))
+    assert torch.get_num_threads() == 1
     whole, cut = (load_file(tmp_path / name / "best.safetensors") for name in ("whole", "cut"))
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
     columns = ["epoch", "lr", "loss", "macro_f1"]
@@ -261,6 +263,22 @@ def test_a_bad_photo_never_loses_the_others(drawn, tmp_path, capsys):
     inference.main(inference.parse_args([*flags, str(tmp_path / "skip"), "--on_error", "skip"]))
     assert list(submission.read_submission(tmp_path / "fallback" / "a.csv")["ImageID"]) == list(names)
     assert list(submission.read_submission(tmp_path / "skip" / "a.csv")["ImageID"]) == [name for name in names if name != names[3]]
+
+
+def test_batches_that_do_not_fit_in_memory_are_halved(drawn, tmp_path, monkeypatch, capsys):
+    trained(drawn, tmp_path / "model", "--epochs", "1")
+    answered(drawn, tmp_path / "model", tmp_path / "o", "--output_name", "roomy", "--batch_size", "2")
+    enough = inference.predict
+
+    def small(model, loader, *rest):
+        if loader.iterable.batch_size > 2:
+            raise torch.OutOfMemoryError
+        return enough(model, loader, *rest)
+
+    monkeypatch.setattr(inference, "predict", small)
+    answered(drawn, tmp_path / "model", tmp_path / "o", "--output_name", "tight", "--batch_size", "8")
+    assert "going on with 2 photos" in capsys.readouterr().out
+    assert (tmp_path / "o" / "tight.csv").read_text() == (tmp_path / "o" / "roomy.csv").read_text()
 
 
 def test_a_plain_folder_of_images_is_answered_by_name(drawn, tmp_path):
