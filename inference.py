@@ -156,14 +156,14 @@ def answer(path: Path, frame, args, launcher: Fabric) -> np.ndarray:
     workers = machine.default_workers(kind) if args.workers is None else args.workers
     photos = dataset.Photos(frame["path"], description["resize"], description["crop"], mark_errors=args.on_error != "fail")
     sampler = dataset.EpochSampler(len(photos), shuffle=False, rank=fabric.global_rank, ranks=fabric.world_size)
-    log_probabilities = None
+    ways, log_probabilities = machine.at_a_time(kind, workers), None
     while log_probabilities is None:
-        loader = DataLoader(photos, -(-args.batch_size // machine.at_a_time(kind)), sampler=sampler, num_workers=workers,
-                            pin_memory=kind == "cuda", prefetch_factor=4 if workers else None)  # fmt: skip
+        loader = DataLoader(photos, -(-args.batch_size // ways), sampler=sampler, num_workers=workers, pin_memory=kind == "cuda",
+                            prefetch_factor=4 if workers else None)  # fmt: skip
         start = time.perf_counter()
         loader = progress(loader, len(loader), description["architecture"], "batch")
         try:
-            log_probabilities = predict(model, loader, len(frame), fabric, choice.channels_last, views)
+            log_probabilities = predict(model, loader, len(frame), fabric, choice.channels_last, views, ways=ways)
         except RuntimeError as error:
             if not machine.is_out_of_memory(error) or args.batch_size == 1 or fabric.world_size > 1:
                 raise

@@ -177,9 +177,10 @@ def default_workers(device: str) -> int:
     return min(16, cores()) if device != "cpu" else (0 if cores() <= 2 else min(4, cores() // 4))
 
 
-def at_a_time(device: str) -> int:
-    """Batches answered at a time: two on a CPU of several cores, so that one is read while the other is computed; else one."""
-    return 2 if device == "cpu" and torch.get_num_threads() > 1 else 1
+def at_a_time(device: str, workers: int) -> int:
+    """Batches answered at a time: two on a CPU of several cores where no processes read ahead, so that one is read while the other
+    is computed; else one."""
+    return 2 if device == "cpu" and not workers and torch.get_num_threads() > 1 else 1
 
 
 def share_out(batches, work, ways: int) -> None:

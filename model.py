@@ -239,10 +239,10 @@ def views_of(description: dict, wish=None) -> list[str]:
 
 
 @torch.inference_mode()
-def predict(model, loader, size: int, fabric, channels_last: bool, views=(), precision=None):
+def predict(model, loader, size: int, fabric, channels_last: bool, views=(), precision=None, ways: int = 1):
     """Log-probabilities (size, 18) float32 of all photos that `loader` serves as (pixels, row), averaged over `views`.
 
-    In `precision` (fp32, bf16, fp16), else in the one that `fabric` was made with.
+    In `precision` (fp32, bf16, fp16), else in the one that `fabric` was made with; `ways` batches at a time (machine.at_a_time).
     A row below 0 marks a photo that could not be read: its answer is nan. Where the model gives no numbers (fp16 overflows), all is
     answered again in fp32; what is no number there either is inf.
     Rows are put where they belong and gathered over all processes, so a photo counts once however the work is shared out.
@@ -266,12 +266,12 @@ def predict(model, loader, size: int, fabric, channels_last: bool, views=(), pre
         answers[rows] = mean.nan_to_num(torch.inf).masked_fill(unread[:, None], torch.nan)
         served[rows] = 1.0
 
-    machine.share_out(loader, answer, machine.at_a_time(fabric.device.type))
+    machine.share_out(loader, answer, ways)
     if fabric.world_size > 1:
         answers, served = fabric.all_reduce(answers, reduce_op="sum"), fabric.all_reduce(served, reduce_op="sum")
     answers = (answers / served).cpu().numpy()
     if np.isposinf(answers).any() and precision != "fp32":
-        return predict(model, loader, size, fabric, channels_last, views, "fp32")
+        return predict(model, loader, size, fabric, channels_last, views, "fp32", ways)
     return answers
 
 

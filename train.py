@@ -249,7 +249,8 @@ def train(args, frame, split, fold, path: Path, launcher: Fabric, choice=None) -
     loader = build_loader(photos, sampler, micro, workers, fabric.device, drop_last=len(sampler) >= micro)
     val_photos = dataset.Photos(val_frame["path"], args.resize, args.crop, cache=cache)
     val_sampler = dataset.EpochSampler(len(val_photos), shuffle=False, **ranks)
-    val_loader = build_loader(val_photos, val_sampler, -(-args.valid_batch_size // machine.at_a_time(kind)), workers, fabric.device)
+    ways = machine.at_a_time(kind, workers)
+    val_loader = build_loader(val_photos, val_sampler, -(-args.valid_batch_size // ways), workers, fabric.device)
     train_labels = dataset.encode(train_frame["mask"], train_frame["gender"], train_frame["age"], args.bands)
     train_labels = torch.tensor(train_labels.to_numpy(copy=True), device=fabric.device)
     ages, masks = torch.tensor(train_frame["age"].to_numpy(copy=True), device=fabric.device), train_frame["mask"].to_numpy()
@@ -340,7 +341,7 @@ def train(args, frame, split, fold, path: Path, launcher: Fabric, choice=None) -
             if kind == "cpu":
                 fold_batch_norms(answering := copy.deepcopy(kept))
             log_probabilities = predict(answering, val_loader, len(val_frame), fabric, choice.channels_last, args.tta,
-                                        machine.answering_precision(kind))  # fmt: skip
+                                        machine.answering_precision(kind), ways)  # fmt: skip
             row |= metrics.score(labels, log_probabilities.argmax(axis=1))
         state["rows"].append(row)
         better = row.get("macro_f1", 0) >= state["best"].get("macro_f1", 0) or not len(val_frame)

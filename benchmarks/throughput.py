@@ -243,7 +243,7 @@ def inference_loops(args, options, trained, kind, frame):
     if args.compile:
         model.compile()
     resident = to_model(torch.randint(0, 256, (args.batch_size, *options.resize, 3), dtype=torch.uint8), device, choice.channels_last)
-    ways = machine.at_a_time(kind)
+    ways = machine.at_a_time(kind, machine.default_workers(kind) if args.workers is None else args.workers)
     batches = endless(*our_loader(args, options, fabric, frame, args.batch_size // ways, augment=False, cache=False)[:2])
     tutorial, plain_batches = plain(args, options, device, frame, training=False)
 
@@ -254,7 +254,7 @@ def inference_loops(args, options, trained, kind, frame):
                 net(resident)
 
     def ours():
-        predict(model, (next(batches) for _ in range(ways * steps)), len(frame), fabric, choice.channels_last)
+        predict(model, (next(batches) for _ in range(ways * steps)), len(frame), fabric, choice.channels_last, ways=ways)
 
     @torch.no_grad()
     def plainly():

@@ -270,10 +270,10 @@ def test_batches_that_do_not_fit_in_memory_are_halved(drawn, tmp_path, monkeypat
     answered(drawn, tmp_path / "model", tmp_path / "o", "--output_name", "roomy", "--batch_size", "2")
     enough = inference.predict
 
-    def small(model, loader, *rest):
+    def small(model, loader, *rest, **more):
         if loader.iterable.batch_size > 2:
             raise torch.OutOfMemoryError
-        return enough(model, loader, *rest)
+        return enough(model, loader, *rest, **more)
 
     monkeypatch.setattr(inference, "predict", small)
     answered(drawn, tmp_path / "model", tmp_path / "o", "--output_name", "tight", "--batch_size", "8")

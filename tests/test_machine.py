@@ -59,10 +59,10 @@ def test_an_error_ends_the_work_of_all_threads(two_threads, where):
     assert torch.get_num_threads() == 2
 
 
-def test_a_cpu_of_one_thread_and_a_gpu_answer_one_batch_at_a_time(two_threads):
-    assert (machine.at_a_time("cpu"), machine.at_a_time("cuda")) == (2, 1)
+def test_a_cpu_answers_two_batches_at_a_time_unless_it_has_one_thread_or_others_read(two_threads):
+    assert (machine.at_a_time("cpu", 0), machine.at_a_time("cpu", 2), machine.at_a_time("cuda", 0)) == (2, 1, 1)
     torch.set_num_threads(1)
-    assert machine.at_a_time("cpu") == 1
+    assert machine.at_a_time("cpu", 0) == 1
 
 
 FAULTS = """

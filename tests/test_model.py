@@ -303,12 +303,13 @@ class Fixed(torch.nn.Module):
         return scores.log_softmax(1)
 
 
-def test_predict_puts_rows_where_they_belong_and_marks_the_unread():
+@pytest.mark.parametrize("ways", [1, 2])
+def test_predict_puts_rows_where_they_belong_and_marks_the_unread(ways):
     pixels = torch.arange(0, 60, 10).view(6, 1, 1, 1).expand(6, 4, 4, 3).to(torch.uint8)
     rows = torch.tensor([4, 0, -1 - 2, 3, 1, 5])
     loader = [(pixels[:4], rows[:4]), (pixels[4:], rows[4:])]
     fabric = Fabric(accelerator="cpu", devices=1)
-    answers = predict(Fixed(), loader, 7, fabric, channels_last=False)
+    answers = predict(Fixed(), loader, 7, fabric, channels_last=False, ways=ways)
     assert (answers.shape, answers.dtype) == ((7, 18), np.float32)
     assert np.isnan(answers).any(1).tolist() == [False, False, True, False, False, False, True]  # row 6 was never served
     expected = Fixed().log_probabilities(pixels.permute(0, 3, 1, 2)).numpy()
