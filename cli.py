@@ -9,6 +9,7 @@ import os
 import sys
 import tempfile
 import textwrap
+from itertools import groupby
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -24,15 +25,19 @@ class UserError(Exception):
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows every default, keeps the line breaks of descriptions and examples, and wraps the words between them, not commands."""
+    """Shows every default, keeps the lines of commands and examples, which are indented, and fills the paragraphs between them."""
 
     def _get_help_string(self, action):
         if action.default in (None, [], False) or "default" in (action.help or ""):
             return action.help
+        if isinstance(action.default, list):
+            return f"{action.help} (default: {' '.join(map(str, action.default))})"
         return super()._get_help_string(action)
 
     def _fill_text(self, text, width, indent):
-        return "\n".join(line if line.startswith(" ") else textwrap.fill(line, width) for line in text.splitlines())
+        blocks = groupby(text.splitlines(), key=lambda line: "line" if line.startswith(" ") else bool(line))
+        return "\n".join(textwrap.fill(" ".join(lines), width) if of_words is True else "\n".join(lines)
+                         for of_words, lines in blocks)  # fmt: skip
 
 
 def first_line(error: BaseException) -> str:

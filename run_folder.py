@@ -36,8 +36,13 @@ def create(model_dir: Path, name: str) -> Path:
 
 def remove_if_empty(path: Path) -> None:
     """Take away a run folder in which nothing was written, so that a command that was refused leaves its name free."""
-    if not any(item.is_file() for item in path.rglob("*")):
+    if is_bare(path):
         shutil.rmtree(path)
+
+
+def is_bare(path: Path) -> bool:
+    """Whether a run folder is there and holds no file, but for what was being written when its process was killed."""
+    return path.is_dir() and not any(item.is_file() and not item.name.startswith(".") for item in path.rglob("*"))
 
 
 def write_config(path: Path, args, choice, fabric) -> None:

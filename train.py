@@ -445,11 +445,12 @@ def main(args) -> int:
     frame, split = read_data(args)
     launcher = Fabric(accelerator=machine.accelerator(args.accelerator), devices=args.devices, num_nodes=args.nodes)
     launcher.launch()
+    known = args.resume == "yes"
     if args.resume == "auto":
         begun = [model_dir / name / "config.json", *(model_dir / name).glob("fold-*/config.json")]
         args.resume = "yes" if any(file.is_file() for file in begun) else "no"
-    going_on = args.resume == "yes"
-    path = model_dir / name if going_on else launcher.broadcast(RANK == 0 and run_folder.create(model_dir, name))
+        known = args.resume == "yes" or run_folder.is_bare(model_dir / name)  # bare: killed before it wrote anything
+    path = model_dir / name if known else launcher.broadcast(RANK == 0 and run_folder.create(model_dir, name))
     if not path.is_dir():
         raise UserError(f"--resume: there is no run {name} in {model_dir}; start it without --resume")
     if path.name != name.split("/")[-1]:

@@ -1,7 +1,8 @@
 """Accuracy of named recipes on one data folder, through the public scripts: train -> infer -> score, several seeds, one table.
 
-    python benchmarks/accuracy.py --data_dir D/train --eval_dir D/eval --answers D/eval_answers.csv \\
-        --recipes plain winners winners_lr default --seeds 3 --output accuracy.csv -- --model mobilenetv2_100
+    python benchmarks/accuracy.py --data_dir D/train --eval_dir D/eval \\
+        --answers D/eval_answers.csv --recipes plain winners winners_lr default \\
+        --seeds 3 --output accuracy.csv -- --model mobilenetv2_100
 
 Training is on everybody (`--val_ratio 0`); the answers are read once, when a run is over. With `--folds K` nothing is read but
 the training folder: the score is out of fold, and every recipe is compared with the first by a paired bootstrap over people.

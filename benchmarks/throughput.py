@@ -1,14 +1,20 @@
-"""How near training and inference come to the machine's limit: one process, one run, the same model, batch and precision.
+"""How near training and inference come to the machine's limit.
 
-    python benchmarks/throughput.py --quick                                 two cores, under 5 minutes
-    python benchmarks/throughput.py --model SwinTransformerLarge384 --batch_size 64 --json figures.json     a GPU
+One process, one run, the same model, batch and precision:
 
-bare    the model alone, on photos that lie in the device's memory already; in inference as inference.py runs it, batch norms folded
-        (unfolded: as it was trained)
-ours    train.py's and inference.py's steps, fed by their loader; in training the decoded crops are in memory, as they are there from the
-        second epoch on where they fit
-first   train.py's steps in the first epoch, from the files
-plain   the loop as tutorials write it: fp32, PIL and torchvision, a default DataLoader, loss.item() in every step
+    python benchmarks/throughput.py --quick        two cores, under 5 minutes
+    python benchmarks/throughput.py --model SwinTransformerLarge384 \\
+        --batch_size 64 --compile --json figures.json                   a GPU
+
+  bare    the model alone, on photos that lie in the device's memory already;
+          in inference as inference.py runs it, batch norms folded
+          (unfolded: as it was trained)
+  ours    train.py's and inference.py's steps, fed by their loader; in training
+          the decoded crops are in memory, as they are there from the second
+          epoch on where they fit
+  first   train.py's steps in the first epoch, from the files
+  plain   the loop as tutorials write it: fp32, PIL and torchvision, a default
+          DataLoader, loss.item() in every step; with memory kept as in ours
 """
 
 import argparse
@@ -38,6 +44,8 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--layout", default="auto", choices=("auto", "last", "first"), help="channels in memory, of bare and ours")
     p.add_argument("--compile", action="store_true", help="compile the model of bare and ours")
     p.add_argument("--workers", type=int, help="processes that read photos, of ours (default: as train.py)")
+    p.add_argument("--memory", default="kept", choices=("kept", "returned"),
+                   help="what a CPU does with memory that was freed: kept for the next tensor, as train.py does, or returned to the system")
     p.add_argument("--data_dir", help="train folder (default: drawn here, 512 x 384 JPEGs)")
     p.add_argument("--steps", type=int, default=20, help=f"of training in a repetition; {ANSWERING} times as many of inference")
     p.add_argument("--repeats", type=int, default=5, help="repetitions of each loop, in turn")
@@ -90,7 +98,8 @@ def measure(args) -> dict:
     options.data_dir = args.data_dir
     frame, _ = train.read_data(options)
     frame = frame[~frame["path"].astype(str).str.lower().str.endswith(".png")].reset_index(drop=True)  # the drawn sample has some
-    machine.keep_memory(kind)
+    if args.memory == "kept":
+        machine.keep_memory(kind)
     model = train.build_model(options, frame)
     choice = machine.choose(model, kind, options, training=True)
     fabric = Fabric(accelerator=kind, devices=1, precision=choice.fabric_precision)

@@ -345,6 +345,13 @@ def test_resume_auto_starts_a_run_that_is_not_there(drawn, tmp_path):
     assert trained(drawn, tmp_path, "--epochs", "1", "--resume", "auto").name == "a"
 
 
+def test_resume_auto_takes_the_folder_of_a_run_that_was_killed_before_it_wrote_anything(drawn, tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / ".config.json.0a1b2c3d.part").touch()
+    assert trained(drawn, tmp_path, "--epochs", "1", "--resume", "auto").name == "a"
+    assert trained(drawn, tmp_path, "--epochs", "1").name == "a-2"
+
+
 def test_resume_auto_goes_on_with_the_folds_of_a_run_stopped_after_the_first(drawn, tmp_path):
     flags = ("--folds", "2", "--epochs", "1", "--resume", "auto")
     run = trained(drawn, tmp_path, *flags)
