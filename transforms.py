@@ -118,7 +118,8 @@ def fast_resize(pixels: np.ndarray, box, resize) -> np.ndarray:
     from torch.nn.functional import interpolate
 
     left, top, right, bottom = box
-    images = torch.from_numpy(pixels[top:bottom, left:right]).permute(2, 0, 1)[None]
+    images = torch.from_numpy(pixels)[top:bottom, left:right].permute(2, 0, 1)[None]
+    images = images.contiguous(memory_format=torch.channels_last)  # a copy, for a way through PyTorch that takes half the time
     return interpolate(images, tuple(resize), mode="bilinear", antialias=True)[0].permute(1, 2, 0).contiguous().numpy()
 
 
