@@ -24,6 +24,13 @@ class UserError(Exception):
     """Something the person who typed the command can put right: shown as one line, exit status 2."""
 
 
+class ArgumentParser(argparse.ArgumentParser):
+    """Says what is wrong with a command in one line, as everything else here does."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {message}; --help says what it takes\n")
+
+
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Shows every default, keeps the lines of commands and examples, which are indented, and fills the paragraphs between them."""
 

@@ -5,7 +5,7 @@ import argparse
 import math
 from pathlib import Path
 
-from cli import HelpFormatter, UserError, read_json, run
+from cli import ArgumentParser, HelpFormatter, UserError, read_json, run
 
 METHODS = ("hard", "attribute", "weighted", "soft")
 EXAMPLES = """\
@@ -25,7 +25,7 @@ examples:
 
 
 def parse_args(argv=None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES, formatter_class=HelpFormatter)
+    parser = ArgumentParser(description=__doc__, epilog=EXAMPLES, formatter_class=HelpFormatter)
     commands = parser.add_subparsers(required=True, dest="command", metavar="COMMAND")
 
     def add_command(name, summary, description):
@@ -223,7 +223,9 @@ def vote(args) -> None:
     write_vote(output, args.method, members, photos, voted, mean)
 
     width = max(len("model"), *members["name"].map(len))
-    print(f"\n{args.method} vote of {len(members)} on {len(photos):,} photos\n")
+    ranked = args.order == "score" and members["score"].notna().any()
+    by = "earlier in the list" if not ranked else "with the higher score" + " in validation" * (not args.scores)
+    print(f"\n{args.method} vote of {len(members)} on {len(photos):,} photos; a tie goes to the one {by}\n")
     print(f"{'':3} {'model':{width}}   score  agrees with the vote")
     for rank, member in enumerate(members.itertuples(), start=1):
         print(f"{rank:3} {member.name:{width}}  {show(member.score)}  {member.agreement:20.1%}")

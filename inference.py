@@ -10,12 +10,25 @@ import argparse
 import os
 from pathlib import Path
 
-from cli import IMAGE_EXTENSIONS, VIEWS, HelpFormatter, UserError, data_folder, existing_folder, folder, is_drawn, read_json, run, safe_name
+from cli import (
+    IMAGE_EXTENSIONS,
+    VIEWS,
+    ArgumentParser,
+    HelpFormatter,
+    UserError,
+    data_folder,
+    existing_folder,
+    folder,
+    is_drawn,
+    read_json,
+    run,
+    safe_name,
+)
 from progress import RANK, progress, say
 
 
 def parse_args(arguments=None) -> argparse.Namespace:
-    p = argparse.ArgumentParser(
+    p = ArgumentParser(
         prog="inference.py", usage="inference.py [PHOTO...] [--FLAG VALUE]...", formatter_class=HelpFormatter, allow_abbrev=False,
         description="Answer every photo of a folder and write a submission.",
         epilog="examples:\n"

@@ -42,6 +42,8 @@ class Section(NamedTuple):
 def write_page(output: Path, title: str, sections, summary: str = "") -> Path:
     """output/index.html (title, summary, links to the sections, the sections) and a PNG for each figure."""
     parts, links = [], []
+    for picture in output.glob("[0-9][0-9]-*.png"):  # of an earlier page here, which may have had other sections
+        picture.unlink()
     for number, section in enumerate((Section(*section) for section in sections), start=1):
         links.append(f'<a href="#s{number}">{html.escape(section.heading)}</a>')
         parts.append(f'<h2 id="s{number}">{html.escape(section.heading)}</h2>\n{section.text}')

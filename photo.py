@@ -205,5 +205,5 @@ def main(args, files: list[Path]) -> int:
             taken.add(name)
             draw(photo, said, Path(args.draw) / f"{name}.png")
     if args.draw:
-        print(f"wrote {len(taken)} pictures into {args.draw}")
+        print(f"wrote {len(taken)} picture{'s' * (len(taken) != 1)} into {args.draw}")
     return int(unread > 0)

@@ -5,11 +5,11 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from cli import DRAWN_MARK, HelpFormatter, UserError, cores, existing_folder, read_json, run
+from cli import DRAWN_MARK, ArgumentParser, HelpFormatter, UserError, cores, existing_folder, read_json, run
 
 
 def parse_args(arguments=None) -> argparse.Namespace:
-    p = argparse.ArgumentParser(prog="prepare.py", formatter_class=HelpFormatter, description=__doc__)
+    p = ArgumentParser(prog="prepare.py", formatter_class=HelpFormatter, description=__doc__)
     commands = p.add_subparsers(required=True, metavar="COMMAND")
     c = commands.add_parser(
         "sample",

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from cli import HelpFormatter, UserError, existing_folder, folder, read_json, run, safe_name
+from cli import ArgumentParser, HelpFormatter, UserError, existing_folder, folder, read_json, run, safe_name
 
 EXAMPLES = """\
 examples:
@@ -16,7 +16,7 @@ examples:
 
 
 def parse_args(argv=None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES, formatter_class=HelpFormatter)
+    parser = ArgumentParser(description=__doc__, epilog=EXAMPLES, formatter_class=HelpFormatter)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add_command(name, summary, description, function):
@@ -84,7 +84,10 @@ def run_page(path: Path, output: Path | None = None, photos: int = 24) -> Path:
     confidence = probabilities[np.arange(len(ans)), ans]
     scores, counts, class_f1 = metrics.score(labels, ans), metrics.confusion(labels, ans), metrics.per_class_f1(labels, ans)
     low, high = metrics.bootstrap(labels, ans, predictions["person"])
-    config = read_json(path / "config.json")["settings"] if (path / "config.json").is_file() else {}
+    config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
+    if config:
+        chosen = config["choices"]
+        config = config["settings"] | {"precision": chosen["precision"], "layout": "last" if chosen["channels_last"] else "first"}
     epochs = epoch_tables(path)
     summary = tiles([("macro-F1", f"{scores['macro_f1']:.4f}", f"95 %: {low:.4f} to {high:.4f}"),
                      *((name, f"{scores[name]:.1%}", "right") for name in ("accuracy", "mask", "gender", "age")),
@@ -135,7 +138,8 @@ def run_page(path: Path, output: Path | None = None, photos: int = 24) -> Path:
             yield Section("Most confident mistakes", note(
                 f"Not shown, since {predictions['path'][wrong[0]]} is not there, seen from {Path.cwd()}: photos are looked for where "
                 "train.py found them, so run report.py in the folder in which it ran."))  # fmt: skip
-        names = ("model", "head", "resize", "epochs", "batch_size", "lr", "criterion", "augmentation", "seed", "data_dir")
+        names = ("model", "head", "resize", "epochs", "batch_size", "lr", "criterion", "augmentation", "precision", "layout", "seed",
+                 "data_dir")
         if config:
             yield Section("How it was trained", table([(name, config[name]) for name in names if name in config], ("flag", "value"))
                           + note("All flags and versions are in config.json."))  # fmt: skip
@@ -221,15 +225,17 @@ def compare(args) -> int:
     agreement = {"in all": same(answers), **{name: same(np.stack(codes)) for name, codes in
                  zip(figures.PARTS, zip(*map(figures.parts, answers), strict=True), strict=True)}}  # fmt: skip
     differ = np.flatnonzero((answers != answers[0]).any(axis=0))
-    differ = differ[np.argsort([-len(set(answers[:, row])) for row in differ], kind="stable")]
+    codes = np.stack([figures.parts(ans) for ans in answers])  # (submissions, 3, photos)
+    differ = differ[np.argsort([-sum(len(set(of_part)) for of_part in codes[:, :, row].T) for row in differ], kind="stable")]
     said = [f"{names[0]} and {name} agree on {share:.1%} of {len(photos):,} photos: " + ", ".join(
                 f"{what} {agreement[what][0, n]:.1%}" for what in figures.PARTS)
             for n, (name, share) in enumerate(zip(names[1:], agreement["in all"][0, 1:], strict=True), start=1)]  # fmt: skip
     for n in range(1, len(names)) if truth is not None else ():
         said += findings.better(names[0], names[n], answers[0], answers[n], truth)
-    if scores:
-        whom = "both (where they differ it takes the first's answer)" if len(names) == 2 else f"all {len(names)}"
-        said.append(f"The vote of {whom} scores {scores[-1]['macro_f1']:.4f}.")
+    if scores and len(names) == 2:
+        scores.pop()  # a vote of two is what the first says
+    elif scores:
+        said.append(f"The vote of all {len(names)} scores {scores[-1]['macro_f1']:.4f}.")
     elif None not in validation:
         said.append("In validation: " + ", ".join(f"{name} {score:.4f}" for name, score in zip(names, validation, strict=True))
                     + " macro-F1; comparable where the same people were held out.")  # fmt: skip
@@ -240,7 +246,7 @@ def compare(args) -> int:
     def sections():
         if scores:
             rows = [(name, "" if held is None else float(held), *(score[key] for key in ("macro_f1", "accuracy", "mask", "gender", "age")))
-                    for name, held, score in zip([*names, "their vote"], [*validation, None], scores, strict=True)]  # fmt: skip
+                    for name, held, score in zip([*names, "their vote"], [*validation, None], scores, strict=False)]  # fmt: skip
             header = ("submission", "in validation", "macro-F1", "accuracy", "mask", "gender", "age")
             f1 = np.stack([metrics.per_class_f1(truth, ans) for ans in answers])
             yield Section("Scores", note("Against the answers; 'in validation' is what each run scored on the people it held out.")
@@ -267,8 +273,10 @@ def compare(args) -> int:
         chosen = differ[: args.photos]
         images = photo_paths(args.data_dir, photos[chosen])
         if not images:
-            yield Section(heading, note("--data_dir shows them.") + table(
-                [(photos[row], *(figures.SHORT[ans] for ans in answers[:, row])) for row in chosen], ("photo", *names)))  # fmt: skip
+            told = answers if truth is None else np.vstack([truth, answers])
+            yield Section(heading, note("SM_CHANNEL_EVAL or --data_dir, the eval folder, shows them.") + table(
+                [(photos[row], *(figures.SHORT[ans] for ans in told[:, row])) for row in chosen],
+                ("photo", *([] if truth is None else ["truth"]), *names)))  # fmt: skip
             return
         captions = [[(f"{name}: {figures.SHORT[ans]}", truth is not None and ans == truth[row])
                      for name, ans in zip(names, answers[:, row], strict=True)]

@@ -9,7 +9,7 @@ import math
 import os
 from pathlib import Path
 
-from cli import VIEWS, HelpFormatter, UserError, read_json
+from cli import VIEWS, ArgumentParser, HelpFormatter, UserError, read_json
 
 RECIPES = {
     # What train.sh runs with users' own data: the defaults below, chosen by measurements (docs/accuracy.md).
@@ -50,7 +50,7 @@ def is_transformer(args) -> bool:
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
+    p = ArgumentParser(
         prog="train.py", usage="train.py [--FLAG VALUE]...", formatter_class=HelpFormatter, allow_abbrev=False,
         description="Train one model on a folder of people; everything it leaves is in one run folder, MODEL_DIR/NAME.",
         epilog="examples:\n"

@@ -104,6 +104,7 @@ make_venv() {
     fi
     install || stop "set-up: the packages could not be installed (see above); with the network and the disk in order, run this again"
     rm "$venv/installing"
+    echo "set-up: done"
 }
 
 python=

@@ -210,9 +210,9 @@ def train(args, frame, split, fold, path: Path, launcher: Fabric, choice=None) -
     """
     train_frame, val_frame = part(frame, split, fold, args)
     labels = val_frame["label"].to_numpy()
+    criterion = create_criterion(args.criterion, args.smoothing, args.gamma, args.f1_share, args.f1_memory)
     torch.manual_seed(args.seed)
     model = build_model(args, train_frame)
-    criterion = create_criterion(args.criterion, args.smoothing, args.gamma, args.f1_share, args.f1_memory)
 
     # the machine
     kind = machine.accelerator(args.accelerator)
@@ -477,7 +477,7 @@ def main(args) -> int:
 
             say(f"report: {run_page(path)}")
         say(f"\nvalidation macro-F1 {best['macro_f1']:.4f} ({where}), accuracy {best['accuracy']:.4f}")
-    say(f"run folder: {path}\nnext: sh inference.sh")
+    say(f"run folder: {path}\nnext: sh inference.sh --name {path.relative_to(model_dir)}")
     return 0
 
 

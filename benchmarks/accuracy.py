@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from cli import HelpFormatter, UserError, cores, run  # noqa: E402
+from cli import ArgumentParser, HelpFormatter, UserError, cores, run  # noqa: E402
 
 # The flags of each training.
 TRAININGS = {
@@ -44,7 +44,7 @@ def parse_args() -> argparse.Namespace:
     own, common = sys.argv[1:], []
     if "--" in own:
         own, common = own[: own.index("--")], own[own.index("--") + 1 :]
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    p = ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     p.add_argument("--data_dir", required=True, help="train folder")
     p.add_argument("--eval_dir", help="eval folder, of other people")
     p.add_argument("--answers", help="its answers, ImageID,ans")

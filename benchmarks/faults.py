@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from cli import HelpFormatter, UserError, run  # noqa: E402
+from cli import ArgumentParser, HelpFormatter, UserError, run  # noqa: E402
 
 FLAGS = ["--model", "test_efficientnet", "--pretrained", "no", "--resize", "32", "24", "--batch_size", "16", "--precision", "fp32",
          "--layout", "last", "--logger", "csv", "--report", "no", "--mixup", "0.3", "--half_face", "0.3", "--ema", "0.9",
@@ -28,7 +28,7 @@ FLAGS = ["--model", "test_efficientnet", "--pretrained", "no", "--resize", "32",
 
 
 def parse_args() -> argparse.Namespace:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    p = ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     p.add_argument("--kills", type=int, default=25)
     p.add_argument("--epochs", type=int, default=60)
     p.add_argument("--workers", type=int, default=1, help="processes that read photos, which die with theirs")

@@ -15,11 +15,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from cli import HelpFormatter, UserError, run  # noqa: E402
+from cli import ArgumentParser, HelpFormatter, UserError, run  # noqa: E402
 
 
 def parse_args() -> argparse.Namespace:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    p = ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     p.add_argument("--people", type=int, default=320)
     p.add_argument("--size", type=int, nargs=2, default=[96, 128], metavar=("W", "H"), help="of the photos, pixels")
     p.add_argument("--wrong", type=float, default=0.03, help="share of people, and of photos, with a wrong label")

@@ -29,13 +29,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from cli import HelpFormatter, UserError, run, write_json  # noqa: E402
+from cli import ArgumentParser, HelpFormatter, UserError, run, write_json  # noqa: E402
 
 ANSWERING = 4  # inference takes about a quarter of the time that training does
 
 
 def parse_args() -> argparse.Namespace:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    p = ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     p.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
     p.add_argument("--model", help="any timm model (default: SwinTransformerLarge384 on a GPU, else mobilenetv2_100)")
     p.add_argument("--resize", type=int, nargs=2, metavar=("H", "W"), help="input, pixels (default: the model's own)")

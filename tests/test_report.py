@@ -193,6 +193,15 @@ def two(tmp_path, monkeypatch):
     Path("truth.csv").write_text("ImageID,ans\nx.jpg,0\ny.jpg,2\nz.jpg,17\nw.jpg,4\n")
 
 
+def test_two_submissions_have_no_vote_and_the_pictures_of_an_earlier_page_are_gone(two, capsys):
+    report.compare(report.parse_args(["compare", "a.csv", "b.csv", "c.csv", "--answers", "truth.csv", "--output", "out"]))
+    assert any("from-a-to-c" in path.name for path in Path("out").iterdir())
+    capsys.readouterr()
+    report.compare(report.parse_args(["compare", "a.csv", "b.csv", "--answers", "truth.csv", "--output", "out"]))
+    assert "vote" not in capsys.readouterr().out and "their vote" not in Path("out/index.html").read_text()
+    assert not any("from-a-to-c" in path.name for path in Path("out").iterdir())
+
+
 def test_submissions_are_compared_by_photo(two, capsys):
     report.compare(report.parse_args(["compare", "a.csv", "b.csv", "c.csv", "--answers", "truth.csv", "--output", "out"]))
     out = capsys.readouterr().out
@@ -202,7 +211,7 @@ def test_submissions_are_compared_by_photo(two, capsys):
     assert "Of the 3 photos on which they differ a is right on 2, c on 1, neither on 0." in out
     page = Path("out/index.html").read_text()
     assert "<td>worn male 30-59</td><td>b</td><td>worn male 60+</td><td>1</td><td>0</td><td>1</td><td>0</td>" in page
-    assert "<td>y.jpg</td><td>worn male 30-59</td><td>worn male 60+</td><td>worn male 60+</td>" in page
+    assert "<td>y.jpg</td><td>worn male 60+</td><td>worn male 30-59</td><td>worn male 60+</td><td>worn male 60+</td>" in page
 
 
 def test_photos_that_differ_are_shown(two, photos, tmp_path):
