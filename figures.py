@@ -57,13 +57,13 @@ def curves(tables):
             last = _by_epoch(axis, tables, name, colour, mark)
             axis.annotate(f"{name.replace('macro_f1', 'macro-F1')} {last[1]:.2f}", last, xytext=(8, 0), textcoords="offset points",
                           va="center", color=colour, fontweight="bold", fontsize=9)  # fmt: skip
+        axis.set(title="Macro-F1 and accuracies on people held out", xlabel="epoch", ylim=(0, 1.04))
+        _spread(axis)
         if len(tables) == 1:  # of folds each has its own
             kept = tables[0].loc[tables[0]["macro_f1"].idxmax()]
             axis.plot(kept["epoch"], kept["macro_f1"], "o", markersize=11, markerfacecolor="none", color=RED)
             axis.annotate("kept", (kept["epoch"], kept["macro_f1"]), xytext=(0, -17), textcoords="offset points", ha="center", color=RED,
                           fontsize=8)  # fmt: skip
-        axis.set(title="Macro-F1 and accuracies on people held out", xlabel="epoch", ylim=(0, 1.04))
-        _spread(axis)
         figures.append(scores)
     for figure in figures:
         figure.axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
