@@ -52,7 +52,7 @@ def parse_args() -> argparse.Namespace:
                    help="of the list in this file, or a new one with its flags")
     p.add_argument("--seeds", type=int, default=1, help="runs of each recipe, with seeds 0, 1, ...")
     p.add_argument("--folds", type=int, help="score out of fold, over K folds of the training people")
-    p.add_argument("--jobs", type=int, default=1, help="trainings at a time, which share the cores: on two cores, two take 2/3 of the time")
+    p.add_argument("--jobs", type=int, default=1, help="trainings at a time, which share the cores")
     p.add_argument("--output", default="accuracy.csv", help="the rows; run folders are beside it in a folder of the same stem")
     args = p.parse_args(own)
     args.common, args.work = common, Path(args.output).with_suffix("")
