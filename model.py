@@ -252,7 +252,7 @@ def predict(model, loader, size: int, fabric, channels_last: bool, views=(), pre
     answers = torch.zeros(size, CLASSES, device=fabric.device)
     served = torch.zeros(size, 1, device=fabric.device)
 
-    @torch.inference_mode()
+    @torch.inference_mode()  # it holds for one thread alone
     def answer(pixels, rows):
         images = to_model(pixels, fabric.device, channels_last)
         rows = rows.to(fabric.device, non_blocking=True)

@@ -42,13 +42,12 @@ class Section(NamedTuple):
 def write_page(output: Path, title: str, sections, summary: str = "") -> Path:
     """output/index.html (title, summary, links to the sections, the sections) and a PNG for each figure."""
     parts, links = [], []
-    for picture in output.glob("[0-9][0-9]-*.png"):  # of an earlier page here, which may have had other sections
-        picture.unlink()
+    _remove_pictures(output)
     for number, section in enumerate((Section(*section) for section in sections), start=1):
         links.append(f'<a href="#s{number}">{html.escape(section.heading)}</a>')
         parts.append(f'<h2 id="s{number}">{html.escape(section.heading)}</h2>\n{section.text}')
         figures = section.figures if isinstance(section.figures, list) else [section.figures] if section.figures else []
-        name = f"{number:02d}-" + "-".join(re.findall(r"\w+", section.heading.lower())[:5])
+        name = _picture_name(number, section.heading)
         pictures = [_write_picture(figure, output / f"{name}{f'-{n}' if len(figures) > 1 else ''}.png", section.heading)
                     for n, figure in enumerate(figures, start=1)]  # fmt: skip
         if section.embed and pictures:
@@ -59,6 +58,20 @@ def write_page(output: Path, title: str, sections, summary: str = "") -> Path:
     with atomic(output / "index.html") as temporary:
         temporary.write_text(page, encoding="utf-8")
     return output / "index.html"
+
+
+def _picture_name(number: int, heading: str) -> str:
+    return f"{number:02d}-" + "-".join(re.findall(r"\w+", heading.lower())[:5])
+
+
+def _remove_pictures(output: Path) -> None:
+    """Those of an earlier page here, which may have had other sections; no other file."""
+    page = output / "index.html"
+    text = page.read_text(encoding="utf-8", errors="replace") if page.is_file() else ""
+    for number, heading in re.findall(r'<h2 id="s(\d+)">(.*?)</h2>', text):
+        name = _picture_name(int(number), html.unescape(heading))
+        for picture in (output / f"{name}.png", *(output / f"{name}-{n}.png" for n in range(1, 10))):
+            picture.unlink(missing_ok=True)
 
 
 def _write_picture(figure, path: Path, alt: str) -> str:

@@ -196,10 +196,12 @@ def two(tmp_path, monkeypatch):
 def test_two_submissions_have_no_vote_and_the_pictures_of_an_earlier_page_are_gone(two, capsys):
     report.compare(report.parse_args(["compare", "a.csv", "b.csv", "c.csv", "--answers", "truth.csv", "--output", "out"]))
     assert any("from-a-to-c" in path.name for path in Path("out").iterdir())
+    Path("out/01-mine.png").touch()
     capsys.readouterr()
     report.compare(report.parse_args(["compare", "a.csv", "b.csv", "--answers", "truth.csv", "--output", "out"]))
     assert "vote" not in capsys.readouterr().out and "their vote" not in Path("out/index.html").read_text()
     assert not any("from-a-to-c" in path.name for path in Path("out").iterdir())
+    assert Path("out/01-mine.png").exists()
 
 
 def test_submissions_are_compared_by_photo(two, capsys):
