@@ -166,7 +166,7 @@ def answer(path: Path, frame, args, launcher: Fabric) -> np.ndarray:
     views = views_of(description, args.tta)
     if compiled := machine.compiles(args.compile, kind, len(frame) * (1 + len(views)), worth=200_000):
         model.compile()
-    workers = machine.default_workers(kind) if args.workers is None else args.workers
+    workers = machine.readers(kind, args.workers)
     photos = dataset.Photos(frame["path"], description["resize"], description["crop"], mark_errors=args.on_error != "fail")
     sampler = dataset.EpochSampler(len(photos), shuffle=False, rank=fabric.global_rank, ranks=fabric.world_size)
     ways, log_probabilities = machine.at_a_time(kind, workers), None

@@ -175,8 +175,11 @@ def share_of_peak(model, device, precision: str) -> float:
     return 3 * flops(model, model.description["resize"]) / ceiling(device, precision)
 
 
-def default_workers(device: str) -> int:
-    """Processes that read photos: for a GPU one a core, up to 16; for a CPU of two cores none, since they would take the model's time."""
+def readers(device: str, wish: int | None) -> int:
+    """Processes that read photos: `wish`, else for a GPU one a core, up to 16, and for a CPU of two cores none, since they would take
+    the model's time."""
+    if wish is not None:
+        return wish
     return min(16, cores()) if device != "cpu" else (0 if cores() <= 2 else min(4, cores() // 4))
 
 

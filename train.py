@@ -229,7 +229,7 @@ def train(args, frame, split, fold, path: Path, launcher: Fabric, choice=None) -
     fabric.launch()
     if choice.threads:  # as when the run began: another number adds up in another order, to other bits
         torch.set_num_threads(min(choice.threads, cores()))
-    workers = machine.default_workers(kind) if args.workers is None else args.workers
+    workers = machine.readers(kind, args.workers)
     micro, accumulate = args.batch_size // choice.split, args.accumulate * choice.split
     if choice.checkpointing:
         model.backbone.set_grad_checkpointing(True)

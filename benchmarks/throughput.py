@@ -157,7 +157,7 @@ def our_loader(args, options, fabric, frame, batch_size: int, augment: bool, cac
     if cache:
         for row in range(len(photos)):
             photos.load(row)
-    workers = machine.default_workers(fabric.device.type) if args.workers is None else args.workers
+    workers = machine.readers(fabric.device.type, args.workers)
     sampler = dataset.EpochSampler(len(photos))
     return train.build_loader(photos, sampler, batch_size, workers, fabric.device, drop_last=True), sampler, workers
 
@@ -252,7 +252,7 @@ def inference_loops(args, options, trained, kind, frame):
     if args.compile:
         model.compile()
     resident = to_model(torch.randint(0, 256, (args.batch_size, *options.resize, 3), dtype=torch.uint8), device, choice.channels_last)
-    ways = machine.at_a_time(kind, machine.default_workers(kind) if args.workers is None else args.workers)
+    ways = machine.at_a_time(kind, machine.readers(kind, args.workers))
     batches = endless(*our_loader(args, options, fabric, frame, args.batch_size // ways, augment=False, cache=False)[:2])
     tutorial, plain_batches = plain(args, options, device, frame, training=False)
 
