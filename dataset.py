@@ -356,24 +356,27 @@ class EpochSampler:
     def __iter__(self):
         return iter(self.of_epoch(self.epoch)[self.start :])
 
-    def of_epoch(self, epoch: int) -> list[tuple[int, int]]:
-        """(epoch, row) of all photos of this rank, in their order."""
+    def of_epoch(self, epoch: int) -> list[tuple[int, int, int]]:
+        """(epoch, row, draw) of all photos of this rank, in their order; `draw` counts the earlier draws of that row."""
         order = np.arange(self.size)
         if self.shuffle:
             generator = np.random.default_rng((self.seed, epoch))
             order = generator.permutation(order) if self.weights is None else generator.choice(self.size, self.size, p=self.weights)
-        order = np.resize(order, self.length * self.ranks)[self.rank :: self.ranks]
-        return [(epoch, row) for row in order.tolist()]
+        order = np.resize(order, self.length * self.ranks)
+        draw = pd.Series(order).groupby(order).cumcount().to_numpy()
+        mine = slice(self.rank, None, self.ranks)
+        return [(epoch, *pair) for pair in zip(order[mine].tolist(), draw[mine].tolist(), strict=True)]
 
 
 # ---------------------------------------------------------------------------- the Dataset
 
 
 class Photos:
-    """Photos by row: `photos[(epoch, row)]` -> (pixels (H, W, 3) uint8, row).
+    """Photos by row: `photos[epoch, row]` or `photos[epoch, row, draw]` -> (pixels (H, W, 3) uint8, row).
 
     Decoded crops are kept in memory where `cache` is true, shared by the workers of one process. The randomness of the
-    augmentation is a function of seed, epoch and row. Labels are looked up by row where they are needed: pixels alone travel.
+    augmentation is a function of seed, epoch, row and draw (0 if left out). Labels are looked up by row where they are needed:
+    pixels alone travel.
     A photo that cannot be read raises PhotoError or, with `mark_errors`, comes as black pixels under the row -1 - row.
     """
 
@@ -400,7 +403,7 @@ class Photos:
         """A batch: decoded by as many threads as PyTorch may use here; in a worker process that is one."""
         from torch import get_num_threads
 
-        rows = [row for _, row in keys]
+        rows = [key[1] for key in keys]
         if get_num_threads() == 1 or (self.cached is not None and self.cached[rows].all()):
             return [self[key] for key in keys]
         with ThreadPoolExecutor(get_num_threads()) as pool:
@@ -408,13 +411,13 @@ class Photos:
 
     def finish(self, key, pixels):
         """Augment what load_or_error gave, or raise or mark the error."""
-        epoch, row = key
+        epoch, row, *draw = key
         if isinstance(pixels, PhotoError):
             if not self.mark_errors:
                 raise pixels
             return np.zeros((*self.resize, 3), np.uint8), -1 - row
         if self.augmentation is not None:
-            self.augmentation.set_random_seed(int(np.random.default_rng((self.seed, epoch, row)).integers(2**31)))
+            self.augmentation.set_random_seed(int(np.random.default_rng((self.seed, epoch, row, *draw)).integers(2**31)))
             pixels = self.augmentation(image=pixels)["image"]
         return pixels, row
 

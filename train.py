@@ -320,7 +320,7 @@ def train(args, frame, split, fold, path: Path, launcher: Fabric, choice=None) -
                 mean = fabric.all_reduce(total, reduce_op="mean").item() / (step + 1)
                 if not math.isfinite(mean):
                     bad = first_bad.item()
-                    seen = [train_frame["path"].iloc[row] for _, row in sampler.of_epoch(epoch)[bad * micro :][:micro]] if bad >= 0 else []
+                    seen = [train_frame["path"].iloc[row] for _, row, _ in sampler.of_epoch(epoch)[bad * micro :][:micro]] if bad >= 0 else []
                     raise UserError(f"the loss is {mean} since step {bad + 1} of epoch {epoch + 1}; lower --lr, use --precision fp32, or "
                                     f"look at the step's photos: {', '.join(seen) or 'named by another process'}")
                 if scaler:

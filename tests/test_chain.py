@@ -324,7 +324,7 @@ def test_a_loss_that_is_no_number_names_its_photos(drawn, tmp_path, monkeypatch,
     split = pd.read_csv(tmp_path / "a" / "split.csv")
     trained_on = frame[frame["person"].isin(split["person"][split["fold"] == -1])].reset_index(drop=True)
     order = dataset.EpochSampler(len(trained_on), 42).of_epoch(1)[32:48]
-    assert str(error.value).endswith(", ".join(trained_on["path"][row] for _, row in order))
+    assert str(error.value).endswith(", ".join(trained_on["path"][row] for _, row, _ in order))
     stored = torch.load(tmp_path / "a" / "last.ckpt", weights_only=True)
     assert stored["epoch"] == 1 and all(torch.isfinite(tensor).all() for tensor in stored["model"].values())
 

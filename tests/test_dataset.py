@@ -418,8 +418,8 @@ def test_ranks_share_out_the_whole_epoch(size, ranks, epoch, shuffle):
         parts.append(list(sampler))
         assert len(parts[-1]) == len(sampler) == -(-size // ranks)
     together = [item for step in zip(*parts, strict=True) for item in step]
-    assert {number for number, _ in together} == {epoch}
-    rows = [row for _, row in together]
+    assert {number for number, _, _ in together} == {epoch}
+    rows = [row for _, row, _ in together]
     assert sorted(rows[:size]) == list(range(size))
     assert rows[size:] == [rows[i % size] for i in range(len(rows) - size)]
 
@@ -437,7 +437,7 @@ def test_the_order_is_a_function_of_seed_and_epoch():
     def order(seed, epoch, weights=None):
         sampler = EpochSampler(50, seed=seed, weights=weights)
         sampler.epoch = epoch
-        return [row for _, row in sampler]
+        return [row for _, row, _ in sampler]
 
     assert order(1, 2) == order(1, 2)
     assert order(1, 2) != order(1, 3)
@@ -449,8 +449,17 @@ def test_the_order_is_a_function_of_seed_and_epoch():
 
 def test_weights_decide_what_is_drawn():
     weights = np.array([0.9] + [0.1 / 99] * 99)
-    rows = [row for _, row in EpochSampler(100, weights=weights)]
+    rows = [row for _, row, _ in EpochSampler(100, weights=weights)]
     assert rows.count(0) > 70
+
+
+def test_a_photo_drawn_again_is_augmented_anew(photos):
+    weights = np.array([0.9, 0.1])
+    keys = [key for key in EpochSampler(20, weights=np.resize(weights, 20) / 10) if key[1] == 0]
+    data = Photos(photos(1), (16, 12), None, augmentation("default"), 5)
+    seen = {data[key][0].tobytes() for key in keys}
+    assert len(keys) > 1
+    assert len(seen) == len(keys)
 
 
 # ---------------------------------------------------------------------------- the Dataset
