@@ -14,46 +14,29 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cli import IMAGE_EXTENSIONS, UserError, atomic, cores, first_line
-from transforms import PhotoError, check_photo, load_photo
-
-# ---------------------------------------------------------------------------- labels
-
-MASKS = ("wear", "incorrect", "not wear")
-GENDERS = ("male", "female")
-AGES = ("<30", "30-59", "60+")
-ATTRIBUTES = {"mask": MASKS, "gender": GENDERS, "age": AGES}
-CLASSES = len(MASKS) * len(GENDERS) * len(AGES)
-CLASS_NAMES = tuple(f"{mask} {gender} {age}" for mask in MASKS for gender in GENDERS for age in AGES)
-OFFICIAL_BANDS = (30, 60)  # upper-exclusive; every score is computed with these
-WINNERS_BANDS = (29, 57)
+from core.errors import UserError
+from core.files import atomic, read_csv
+from core.folders import IMAGE_EXTENSIONS
+from core.labels import CLASSES, GENDERS, MASKS, age_band, encode
+from core.photo import PhotoError, check_photo, load_photo
+from core.processes import cores
 
 MASK_OF_STEM = {**{f"mask{i}": 0 for i in range(1, 6)}, "incorrect_mask": 1, "normal": 2}
+
+
 EXTENSIONS = {".jpg", ".jpeg", ".png"}
+
+
 MAX_AGE = 120
 
 
-def age_band(age, bands=OFFICIAL_BANDS):
-    """Age in years -> 0, 1 or 2; a band ends just before its bound. Works on numbers and arrays."""
-    return np.digitize(age, bands)
-
-
-def encode(mask, gender, age, bands=OFFICIAL_BANDS):
-    """mask (0..2), gender (0..1) and age in years -> label 0..17 = mask * 6 + gender * 3 + age band. Numbers or arrays."""
-    return mask * 6 + gender * 3 + age_band(age, bands)
-
-
-def decode(label):
-    """Label 0..17 -> (mask, gender, age band). Numbers or arrays."""
-    return label // 6, label // 3 % 2, label % 3
-
-
 # ---------------------------------------------------------------------------- reading people and photos
-
-
 def is_junk(name: str) -> bool:
     """Files that operating systems leave behind: `._x.jpg`, `.DS_Store`, `Thumbs.db`, `__MACOSX`."""
-    return name.startswith((".", "__MACOSX", "@eaDir")) or name.lower() in ("thumbs.db", "desktop.ini")
+    return name.startswith((".", "__MACOSX", "@eaDir")) or name.lower() in (
+        "thumbs.db",
+        "desktop.ini",
+    )
 
 
 def images_folder(folder: Path) -> Path:
@@ -64,9 +47,20 @@ def images_folder(folder: Path) -> Path:
 def parse_person(folder: str) -> dict | None:
     """`<id>_<gender>_<race>_<age>` -> its fields, read from the right since an id may hold anything; None if it is no such name."""
     fields = folder.rsplit("_", 3)
-    if len(fields) != 4 or fields[1].lower() not in GENDERS or not fields[3].isdecimal() or int(fields[3]) > MAX_AGE:
+    if (
+        len(fields) != 4
+        or fields[1].lower() not in GENDERS
+        or not fields[3].isdecimal()
+        or int(fields[3]) > MAX_AGE
+    ):
         return None
-    return {"person": folder, "id": fields[0], "gender": GENDERS.index(fields[1].lower()), "race": fields[2], "age": int(fields[3])}
+    return {
+        "person": folder,
+        "id": fields[0],
+        "gender": GENDERS.index(fields[1].lower()),
+        "race": fields[2],
+        "age": int(fields[3]),
+    }
 
 
 def read_people(folder: Path) -> pd.DataFrame:
@@ -75,58 +69,68 @@ def read_people(folder: Path) -> pd.DataFrame:
     Raises UserError where csv and folders disagree, a column is missing or a name cannot be read.
     """
     images = images_folder(folder)
-    names = sorted(entry.name for entry in os.scandir(images) if entry.is_dir() and not is_junk(entry.name))
-    table = next((path for path in (images.parent / "train.csv", images / "train.csv") if path.is_file()), None)
+    names = sorted(
+        entry.name for entry in os.scandir(images) if entry.is_dir() and not is_junk(entry.name)
+    )
+    table = next(
+        (path for path in (images.parent / "train.csv", images / "train.csv") if path.is_file()),
+        None,
+    )
     if table:
         return _people_from_csv(table, images, names)
     people = [parse_person(name) for name in names]
     if None in people:
-        raise UserError(f"{images / names[people.index(None)]}: not a folder of one person; its name should be <id>_<gender>_<race>_<age>")
+        raise UserError(
+            f"{images / names[people.index(None)]}: not a folder of one person; its name should be <id>_<gender>_<race>_<age>"
+        )
     if not people:
-        raise UserError(f"{images}: holds no folders of people; give the competition's train folder, or its images folder")
+        raise UserError(
+            f"{images}: holds no folders of people; give the competition's train folder, or its images folder"
+        )
     return pd.DataFrame(people)
 
 
 def _people_from_csv(table: Path, images: Path, names: list[str]) -> pd.DataFrame:
-    frame = read_csv(table, ["id", "gender", "race", "age", "path"]).rename(columns={"path": "person"})
+    frame = read_csv(table, ["id", "gender", "race", "age", "path"]).rename(
+        columns={"path": "person"}
+    )
     for column, good in {
         "gender": frame["gender"].str.lower().isin(GENDERS),
-        "age": frame["age"].str.fullmatch(r"\d{1,3}") & (pd.to_numeric(frame["age"], errors="coerce") <= MAX_AGE),
+        "age": frame["age"].str.fullmatch(r"\d{1,3}")
+        & (pd.to_numeric(frame["age"], errors="coerce") <= MAX_AGE),
         "path": ~frame["person"].duplicated(),
     }.items():
         if not good.all():
             row = int(np.argmin(good))
             value = frame["person" if column == "path" else column][row]
-            what = "stands twice" if column == "path" else "cannot be used; genders are male or female, ages whole years"
+            what = (
+                "stands twice"
+                if column == "path"
+                else "cannot be used; genders are male or female, ages whole years"
+            )
             raise UserError(f"{table}, row {row + 2}: {column} {value!r} {what}")
     missing = sorted(set(frame["person"]) - set(names))
     extra = sorted(set(names) - set(frame["person"]))
     if missing or extra:
-        which, who = ("in the csv but not among the folders", missing) if missing else ("among the folders but not in the csv", extra)
-        raise UserError(f"{table}: {len(who)} {which} of {images}, first {who[0]!r}; put csv and folders in agreement, "
-                        "or take the csv away to read labels from the folders' names")
+        which, who = (
+            ("in the csv but not among the folders", missing)
+            if missing
+            else ("among the folders but not in the csv", extra)
+        )
+        raise UserError(
+            f"{table}: {len(who)} {which} of {images}, first {who[0]!r}; put csv and folders in agreement, "
+            "or take the csv away to read labels from the folders' names"
+        )
     frame["gender"] = frame["gender"].str.lower().map(GENDERS.index)
     frame["age"] = frame["age"].astype(int)
     for row, person in frame.iterrows():
         named = parse_person(person["person"])
         if named and (named["gender"], named["age"]) != (person["gender"], person["age"]):
-            raise UserError(f"{table}, row {row + 2}: gender or age disagrees with the folder's name {person['person']!r}; "
-                            "mend one of them (or leave both and use --corrections)")
+            raise UserError(
+                f"{table}, row {row + 2}: gender or age disagrees with the folder's name {person['person']!r}; "
+                "mend one of them (or leave both and use --corrections)"
+            )
     return frame.sort_values("person", ignore_index=True)[["person", "id", "gender", "race", "age"]]
-
-
-def read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
-    """A csv of text columns; UserError if it cannot be read or lacks one of `columns`."""
-    try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as CSV ({first_line(error)})") from None
-    if not isinstance(frame.index, pd.RangeIndex):  # pandas would take the first column for names of the rows
-        raise UserError(f"{path}: its rows have more fields than its first line")
-    for column in columns:
-        if column not in frame:
-            raise UserError(f"{path}: has no column {column!r}; its columns are {', '.join(map(str, frame.columns))}")
-    return frame
 
 
 def read_train(folder: Path, corrections: Path | None = None) -> pd.DataFrame:
@@ -143,8 +147,10 @@ def read_train(folder: Path, corrections: Path | None = None) -> pd.DataFrame:
         for photo in _photos_of(images / person)
     ]
     if not photos:
-        raise UserError(f"{images}: no photo found in {len(people)} folders; photos are mask1..mask5, incorrect_mask, normal "
-                        "as jpg, jpeg or png")
+        raise UserError(
+            f"{images}: no photo found in {len(people)} folders; photos are mask1..mask5, incorrect_mask, normal "
+            "as jpg, jpeg or png"
+        )
     frame = people.merge(pd.DataFrame(photos), on="person", how="inner")
     frame["mask"] = frame["photo"].map(MASK_OF_STEM)
     if corrections:
@@ -161,7 +167,9 @@ def _photos_of(folder: Path) -> list[Path]:
         if path.suffix.lower() not in EXTENSIONS or path.stem.lower() not in MASK_OF_STEM:
             continue
         if path.stem.lower() in photos:
-            raise UserError(f"{path}: the same photo as {photos[path.stem.lower()].name}; keep one of them")
+            raise UserError(
+                f"{path}: the same photo as {photos[path.stem.lower()].name}; keep one of them"
+            )
         photos[path.stem.lower()] = path
     return [photos[stem] for stem in sorted(photos)]
 
@@ -182,10 +190,17 @@ def read_eval(folder: Path) -> pd.DataFrame:
     """
     folder = Path(folder)
     images = images_folder(folder)
-    table = next((path for path in (folder / "info.csv", images.parent / "info.csv") if path.is_file()), None)
+    table = next(
+        (path for path in (folder / "info.csv", images.parent / "info.csv") if path.is_file()), None
+    )
     if table is None:
-        names = sorted(entry.name for entry in os.scandir(images)
-                       if entry.is_file() and not is_junk(entry.name) and Path(entry.name).suffix.lower() in IMAGE_EXTENSIONS)
+        names = sorted(
+            entry.name
+            for entry in os.scandir(images)
+            if entry.is_file()
+            and not is_junk(entry.name)
+            and Path(entry.name).suffix.lower() in IMAGE_EXTENSIONS
+        )
         if not names:
             raise UserError(f"{images}: holds no info.csv and no images")
         return pd.DataFrame({"ImageID": names, "path": [str(images / name) for name in names]})
@@ -199,7 +214,9 @@ def read_eval(folder: Path) -> pd.DataFrame:
     paths = []
     for row, name in enumerate(frame["ImageID"]):
         if not _is_inside(root, name):
-            raise UserError(f"{table}, row {row + 2}: ImageID {name[:80]!r} is not a file name inside {images}")
+            raise UserError(
+                f"{table}, row {row + 2}: ImageID {name[:80]!r} is not a file name inside {images}"
+            )
         if not (images / name).is_file():
             raise UserError(f"{table}, row {row + 2}: {images / name} does not exist")
         paths.append(str(images / name))
@@ -207,8 +224,6 @@ def read_eval(folder: Path) -> pd.DataFrame:
 
 
 # ---------------------------------------------------------------------------- corrections
-
-
 def apply_corrections(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
     """Apply corrections.csv (`person,field,value[,photo]`) to the frame of photos; files stay as they are.
 
@@ -223,11 +238,15 @@ def apply_corrections(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
         who, field, photo = row["person"], row["field"], Path(row.get("photo", "")).stem.lower()
         value = _corrected_value(field, row["value"], f"{path}, row {number}")
         if (field == "mask") != bool(photo):
-            raise UserError(f"{path}, row {number}: a mask row names its photo (mask1..mask5, incorrect_mask, normal), other rows none")
+            raise UserError(
+                f"{path}, row {number}: a mask row names its photo (mask1..mask5, incorrect_mask, normal), other rows none"
+            )
         selected = frame["person"] == who
         if not selected.any() and who in people_of_id:
             if len(people_of_id[who]) > 1:
-                raise UserError(f"{path}, row {number}: id {who!r} belongs to {' and '.join(people_of_id[who])}; name the folder")
+                raise UserError(
+                    f"{path}, row {number}: id {who!r} belongs to {' and '.join(people_of_id[who])}; name the folder"
+                )
             selected = frame["id"] == who
         if photo:
             selected &= frame["photo"] == photo
@@ -236,7 +255,9 @@ def apply_corrections(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
             continue
         key = (frame["person"][selected].iloc[0], field, photo)
         if done.setdefault(key, value) != value:
-            raise UserError(f"{path}, row {number}: contradicts an earlier row on the {field} of {who!r}")
+            raise UserError(
+                f"{path}, row {number}: contradicts an earlier row on the {field} of {who!r}"
+            )
         frame.loc[selected, field] = value
     if unmatched:
         print(f"warning: {path}: {unmatched} of {len(rows)} corrections match nobody here")
@@ -252,16 +273,20 @@ def _corrected_value(field: str, value: str, where: str) -> int:
         return MASKS.index(value.lower())
     if field == "mask" and value.lower() in MASK_OF_STEM:
         return MASK_OF_STEM[value.lower()]
-    known = {"gender": "male or female", "age": f"0 to {MAX_AGE} years", "mask": "wear, incorrect or not wear"}
+    known = {
+        "gender": "male or female",
+        "age": f"0 to {MAX_AGE} years",
+        "mask": "wear, incorrect or not wear",
+    }
     if field not in known:
         raise UserError(f"{where}: field {field!r} is unknown; it is gender, age or mask")
     raise UserError(f"{where}: {field} cannot be {value!r}; it is {known[field]}")
 
 
 # ---------------------------------------------------------------------------- splits: always whole people
-
-
-def split_people(frame: pd.DataFrame, seed: int, folds: int | None = None, val_ratio: float = 0.2) -> pd.DataFrame:
+def split_people(
+    frame: pd.DataFrame, seed: int, folds: int | None = None, val_ratio: float = 0.2
+) -> pd.DataFrame:
     """Columns person, fold: the fold in which a person is validated, -1 for people who always train.
 
     Stratified by gender and official age band; depends on the people's names, labels and the seed alone.
@@ -277,18 +302,32 @@ def split_people(frame: pd.DataFrame, seed: int, folds: int | None = None, val_r
             raise UserError(f"--folds {folds}: give 2 to {len(people)}, the number of people")
         # scikit-learn wants as many people as folds in at least one stratum; with fewer people than that, strata cannot be kept
         strata = strata if strata.value_counts().max() >= folds else np.zeros(len(people))
-        with warnings.catch_warnings(action="ignore", category=UserWarning):  # that the smallest stratum has fewer people than folds
-            for number, (_, held_out) in enumerate(StratifiedKFold(folds, shuffle=True, random_state=seed).split(people, strata)):
+        with warnings.catch_warnings(
+            action="ignore", category=UserWarning
+        ):  # that the smallest stratum has fewer people than folds
+            for number, (_, held_out) in enumerate(
+                StratifiedKFold(folds, shuffle=True, random_state=seed).split(people, strata)
+            ):
                 fold[held_out] = number
     elif val_ratio:
         count = round(len(people) * val_ratio)
         if not 0 < count < len(people):
-            raise UserError(f"--val_ratio {val_ratio}: leaves {count} of {len(people)} people to validate on; "
-                            "give a ratio that leaves some on both sides, or 0 to train on everybody")
+            raise UserError(
+                f"--val_ratio {val_ratio}: leaves {count} of {len(people)} people to validate on; "
+                "give a ratio that leaves some on both sides, or 0 to train on everybody"
+            )
         sizes = strata.map(strata.value_counts())
-        strata = strata.where(sizes >= 2, strata.mode()[0])  # a stratum of one person cannot be shared out
-        stratify = strata if min(count, len(people) - count) >= strata.nunique() and len(people) >= 4 else None
-        _, held_out = train_test_split(np.arange(len(people)), test_size=count, random_state=seed, stratify=stratify)
+        strata = strata.where(
+            sizes >= 2, strata.mode()[0]
+        )  # a stratum of one person cannot be shared out
+        stratify = (
+            strata
+            if min(count, len(people) - count) >= strata.nunique() and len(people) >= 4
+            else None
+        )
+        _, held_out = train_test_split(
+            np.arange(len(people)), test_size=count, random_state=seed, stratify=stratify
+        )
         fold[held_out] = 0
     return pd.DataFrame({"person": people["person"], "fold": fold})
 
@@ -302,17 +341,20 @@ def read_split(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
     """A split written earlier, for the people of `frame`; UserError if it does not know them all."""
     split = read_csv(path, ["person", "fold"])
     if not split["fold"].str.fullmatch(r"-1|\d+").all() or split["person"].duplicated().any():
-        raise UserError(f"{path}: not a split; it has one row a person, and a fold number or -1 in each")
+        raise UserError(
+            f"{path}: not a split; it has one row a person, and a fold number or -1 in each"
+        )
     unknown = sorted(set(frame["person"]) - set(split["person"]))
     if unknown:
-        raise UserError(f"{path}: does not know {len(unknown)} people of this data set, first {unknown[0]!r}; "
-                        "take another split or leave --split out")
+        raise UserError(
+            f"{path}: does not know {len(unknown)} people of this data set, first {unknown[0]!r}; "
+            "take another split or leave --split out"
+        )
     split["fold"] = split["fold"].astype(int)
     return split[split["person"].isin(set(frame["person"]))].reset_index(drop=True)
 
 
 # ---------------------------------------------------------------------------- sampling
-
 SAMPLING = ("shuffle", "weighted", "balanced")
 
 
@@ -357,37 +399,43 @@ class EpochSampler:
         return iter(self.of_epoch(self.epoch)[self.start :])
 
     def of_epoch(self, epoch: int) -> list[tuple[int, int, int]]:
-        """(epoch, row, draw) of all photos of this rank, in their order; `draw` counts the earlier draws of that row."""
+        """(epoch, row, draw) of all photos of this rank, in their order; `draw` counts a row's earlier draws."""
         order = np.arange(self.size)
         if self.shuffle:
             generator = np.random.default_rng((self.seed, epoch))
-            order = generator.permutation(order) if self.weights is None else generator.choice(self.size, self.size, p=self.weights)
+            order = (
+                generator.permutation(order)
+                if self.weights is None
+                else generator.choice(self.size, self.size, p=self.weights)
+            )
         order = np.resize(order, self.length * self.ranks)
         draw = pd.Series(order).groupby(order).cumcount().to_numpy()
         mine = slice(self.rank, None, self.ranks)
-        return [(epoch, *pair) for pair in zip(order[mine].tolist(), draw[mine].tolist(), strict=True)]
+        pairs = zip(order[mine].tolist(), draw[mine].tolist(), strict=True)
+        return [(epoch, row, draw) for row, draw in pairs]
 
 
 # ---------------------------------------------------------------------------- the Dataset
-
-
 class Photos:
     """Photos by row: `photos[epoch, row]` or `photos[epoch, row, draw]` -> (pixels (H, W, 3) uint8, row).
 
     Decoded crops are kept in memory where `cache` is true, shared by the workers of one process. The randomness of the
-    augmentation is a function of seed, epoch, row and draw (0 if left out). Labels are looked up by row where they are needed:
-    pixels alone travel.
+    augmentation is a function of seed, epoch, row and draw (0 if left out). Labels are looked up by row where they are needed: pixels alone travel.
     A photo that cannot be read raises PhotoError or, with `mark_errors`, comes as black pixels under the row -1 - row.
     """
 
-    def __init__(self, paths, resize, crop, augmentation=None, seed=0, cache=False, mark_errors=False):
+    def __init__(
+        self, paths, resize, crop, augmentation=None, seed=0, cache=False, mark_errors=False
+    ):
         self.paths, self.resize, self.crop = list(paths), tuple(resize), crop
         self.augmentation, self.seed, self.mark_errors = augmentation, seed, mark_errors
         self.cache = self.cached = None
         if cache and self.paths:
             shape = (len(self.paths), *self.resize, 3)
             # anonymous shared memory: forked workers fill one common cache, and no limit of /dev/shm applies
-            self.cache = np.frombuffer(mmap.mmap(-1, max(1, int(np.prod(shape)))), np.uint8).reshape(shape)
+            self.cache = np.frombuffer(
+                mmap.mmap(-1, max(1, int(np.prod(shape)))), np.uint8
+            ).reshape(shape)
             self.cached = np.frombuffer(mmap.mmap(-1, max(1, len(self.paths))), np.bool_)
 
     def __getstate__(self):  # a worker started afresh instead of forked cannot share the cache
@@ -407,7 +455,10 @@ class Photos:
         if get_num_threads() == 1 or (self.cached is not None and self.cached[rows].all()):
             return [self[key] for key in keys]
         with ThreadPoolExecutor(get_num_threads()) as pool:
-            return [self.finish(key, pixels) for key, pixels in zip(keys, pool.map(self.load_or_error, rows), strict=True)]
+            return [
+                self.finish(key, pixels)
+                for key, pixels in zip(keys, pool.map(self.load_or_error, rows), strict=True)
+            ]
 
     def finish(self, key, pixels):
         """Augment what load_or_error gave, or raise or mark the error."""
@@ -417,7 +468,9 @@ class Photos:
                 raise pixels
             return np.zeros((*self.resize, 3), np.uint8), -1 - row
         if self.augmentation is not None:
-            self.augmentation.set_random_seed(int(np.random.default_rng((self.seed, epoch, row, *draw)).integers(2**31)))
+            self.augmentation.set_random_seed(
+                int(np.random.default_rng((self.seed, epoch, row, *draw)).integers(2**31))
+            )
             pixels = self.augmentation(image=pixels)["image"]
         return pixels, row
 

@@ -1,11 +1,12 @@
 """Many answers, one answer: a vote over the CSVs of several models, and what each model adds to it."""
-# ruff: noqa: E402  flags are read before the heavy imports, so that --help and mistakes answer at once
 
 import argparse
 import math
 from pathlib import Path
 
-from cli import ArgumentParser, HelpFormatter, UserError, read_json, run
+from core.cli import ArgumentParser, HelpFormatter, run
+from core.errors import UserError
+from core.files import read_csv, read_json
 
 METHODS = ("hard", "attribute", "weighted", "soft")
 EXAMPLES = """\
@@ -29,23 +30,61 @@ def parse_args(argv=None) -> argparse.Namespace:
     commands = parser.add_subparsers(required=True, dest="command", metavar="COMMAND")
 
     def add_command(name, summary, description):
-        command = commands.add_parser(name, help=summary, description=description, epilog=EXAMPLES, formatter_class=HelpFormatter)
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=description,
+            epilog=EXAMPLES,
+            formatter_class=HelpFormatter,
+        )
         group = command.add_argument_group("models")
-        group.add_argument("csv", metavar="CSV", nargs="+", type=Path, help="answers of a model, ImageID,ans; earlier votes are left out")
-        group.add_argument("--top_k", metavar="K", type=positive, help="take the best K only (default: all)")
-        group.add_argument("--order", choices=("score", "given"), default="score", help="best first: by score, or as given")
-        group.add_argument("--scores", metavar="FILE", type=Path,
-                           help="leaderboard scores, a csv with the columns name,score or a json of name: score, where a name is that of "
-                                "the CSV file (default: the validation macro-F1 in the json beside each CSV)")
-        command.add_argument_group("vote").add_argument("--method", choices=METHODS, default="hard", help="see below")
+        group.add_argument(
+            "csv",
+            metavar="CSV",
+            nargs="+",
+            type=Path,
+            help="answers of a model, ImageID,ans; earlier votes are left out",
+        )
+        group.add_argument(
+            "--top_k", metavar="K", type=positive, help="take the best K only (default: all)"
+        )
+        group.add_argument(
+            "--order",
+            choices=("score", "given"),
+            default="score",
+            help="best first: by score, or as given",
+        )
+        group.add_argument(
+            "--scores",
+            metavar="FILE",
+            type=Path,
+            help="leaderboard scores, a csv with the columns name,score or a json of name: score, where a name is that of "
+            "the CSV file (default: the validation macro-F1 in the json beside each CSV)",
+        )
+        command.add_argument_group("vote").add_argument(
+            "--method", choices=METHODS, default="hard", help="see below"
+        )
         return command
 
-    vote = add_command("vote", "vote on one answer per photo", "Write the answers that several models agree on, and how far each agrees.")
+    vote = add_command(
+        "vote",
+        "vote on one answer per photo",
+        "Write the answers that several models agree on, and how far each agrees.",
+    )
     vote.add_argument_group("result").add_argument(
-        "--output", metavar="FILE", type=Path, help="the CSV to write (default: vote-METHOD-K.csv beside the first CSV)")
-    members = add_command("members", "show what each model adds", "Score each model, the vote of all, and the vote without each of them.")
+        "--output",
+        metavar="FILE",
+        type=Path,
+        help="the CSV to write (default: vote-METHOD-K.csv beside the first CSV)",
+    )
+    members = add_command(
+        "members",
+        "show what each model adds",
+        "Score each model, the vote of all, and the vote without each of them.",
+    )
     members.add_argument_group("truth").add_argument(
-        "--answers", metavar="FILE", type=Path, required=True, help="the known answers, ImageID,ans")
+        "--answers", metavar="FILE", type=Path, required=True, help="the known answers, ImageID,ans"
+    )
     return parser.parse_args(argv)
 
 
@@ -61,13 +100,12 @@ ARGS = parse_args() if __name__ == "__main__" else None
 import numpy as np
 import pandas as pd
 
-import submission
-from dataset import ATTRIBUTES, CLASSES, decode, read_csv
-from metrics import macro_f1
+from core.metrics import macro_f1
+from prediction import submission
+from prediction.voting import cast_votes
+
 
 # ---------------------------------------------------------------------------- which models vote
-
-
 def choose(args) -> pd.DataFrame:
     """The models that vote, best first: columns name, path, score (nan: unknown). Prints what is left out and why.
 
@@ -76,16 +114,25 @@ def choose(args) -> pd.DataFrame:
     paths = args.csv
     for number, path in enumerate(paths):
         if not path.is_file():
-            raise UserError(f"{path}: does not exist" if not path.exists() else f"{path}: is not a file")
+            raise UserError(
+                f"{path}: does not exist" if not path.exists() else f"{path}: is not a file"
+            )
         if path.resolve() in [earlier.resolve() for earlier in paths[:number]]:
             raise UserError(f"{path}: is given twice")
     stems = [path.stem for path in paths]
     sidecars = [submission.read_sidecar(path) for path in paths]
-    members = pd.DataFrame({
-        "name": stems if len(set(stems)) == len(stems) else [str(path.with_suffix("")) for path in paths],
-        "path": paths,
-        "score": [_score(sidecar.get("macro_f1"), path.with_suffix(".json")) for path, sidecar in zip(paths, sidecars, strict=True)],
-    })
+    members = pd.DataFrame(
+        {
+            "name": stems
+            if len(set(stems)) == len(stems)
+            else [str(path.with_suffix("")) for path in paths],
+            "path": paths,
+            "score": [
+                _score(sidecar.get("macro_f1"), path.with_suffix(".json"))
+                for path, sidecar in zip(paths, sidecars, strict=True)
+            ],
+        }
+    )
     is_vote = pd.Series([sidecar.get("kind") == "vote" for sidecar in sidecars])
     note("earlier votes, left out", members["name"][is_vote])
     members = members[~is_vote]
@@ -104,8 +151,10 @@ def choose(args) -> pd.DataFrame:
         print(f"there are {len(members)} CSVs for --top_k {args.top_k}: all of them vote")
     members = members[: args.top_k].reset_index(drop=True)
     if args.method == "weighted" and members["score"].isna().any():
-        raise UserError(f"--method weighted: no score for {submission.few(list(members['name'][members['score'].isna()]))}; "
-                        "give --scores FILE or take another method")
+        raise UserError(
+            f"--method weighted: no score for {submission.few(list(members['name'][members['score'].isna()]))}; "
+            "give --scores FILE or take another method"
+        )
     return members
 
 
@@ -123,7 +172,9 @@ def _score(value, where) -> float:
     except (TypeError, ValueError):
         number = math.nan
     if not (math.isfinite(number) and number >= 0):
-        raise UserError(f"{where}: {str(value)[:40]!r} is not a score; it is a number of at least 0")
+        raise UserError(
+            f"{where}: {str(value)[:40]!r} is not a score; it is a number of at least 0"
+        )
     return number
 
 
@@ -132,7 +183,9 @@ def _leaderboard(path: Path, names: pd.Series) -> pd.Series:
     if path.suffix.lower() == ".json":
         rows = list(read_json(path).items())
     else:
-        rows = list(read_csv(path, ["name", "score"])[["name", "score"]].itertuples(index=False, name=None))
+        rows = list(
+            read_csv(path, ["name", "score"])[["name", "score"]].itertuples(index=False, name=None)
+        )
     scores = {}
     for name, value in rows:
         name = name.removesuffix(".csv")
@@ -143,43 +196,7 @@ def _leaderboard(path: Path, names: pd.Series) -> pd.Series:
     return names.map(scores).astype(float)
 
 
-# ---------------------------------------------------------------------------- votes
-
-
-def cast_votes(method: str, ans, weights=None, probabilities=None) -> np.ndarray:
-    """The voted answers (N,) int8.
-
-    `ans` (members, N), the best member first; `weights` (members,) for "weighted"; `probabilities`, an (N, 18) array for each
-    member, for "soft" (an iterable: they need not be in memory at once).
-    """
-    if method == "soft":
-        return sum(probabilities).argmax(axis=1).astype(np.int8)
-    if method == "attribute":
-        return LABEL_OF[tuple(plurality(answers) for answers in decode(ans))]
-    return plurality(ans, weights if method == "weighted" else None)
-
-
-def plurality(ans: np.ndarray, weights=None) -> np.ndarray:
-    """For each photo the class with most votes, (N,) in the dtype of `ans`; of tied classes the one that the first member answered.
-
-    `ans` (members, N), the best member first; `weights` (members,), at least 0, one each where not given.
-    """
-    weights = np.ones(len(ans)) if weights is None else np.asarray(weights, dtype=float)
-    support = np.zeros(ans.shape)  # (members, N): the weight of everybody who answers as this member does
-    for own, answers in zip(support, ans, strict=True):
-        for other, weight in zip(ans, weights, strict=True):
-            own += weight * (other == answers)
-    most = support.max(axis=0) - 1e-9  # equal sums of different weights may differ in their last digits
-    return np.take_along_axis(ans, (support >= most).argmax(axis=0)[None], axis=0)[0]  # argmax: the first member of those tied
-
-
-LABEL_OF = np.empty([len(names) for names in ATTRIBUTES.values()], dtype=np.int8)  # (mask, gender, age band) -> label
-LABEL_OF[decode(np.arange(CLASSES))] = np.arange(CLASSES)
-
-
 # ---------------------------------------------------------------------------- reading and writing
-
-
 def read_members(members: pd.DataFrame) -> tuple[pd.Index, np.ndarray]:
     """The ImageIDs (N,) of the best model's CSV and everybody's answers (members, N) int8 in that order; UserError if the photos differ."""
     best = submission.read_submission(members["path"][0])
@@ -202,12 +219,12 @@ def check_output(path: Path) -> None:
         raise UserError(f"--output {path}: give a name that ends in .csv")
     for existing in (path, path.with_suffix(".json"), path.with_suffix(".npz")):
         if existing.exists() and submission.read_sidecar(path).get("kind") != "vote":
-            raise UserError(f"--output {path}: {existing} exists and is not a vote; give another name")
+            raise UserError(
+                f"--output {path}: {existing} exists and is not a vote; give another name"
+            )
 
 
 # ---------------------------------------------------------------------------- commands
-
-
 def vote(args) -> None:
     """Vote, write the CSV (with json and, for soft, npz) and show how far each model agrees with the vote."""
     members = choose(args)
@@ -224,21 +241,49 @@ def vote(args) -> None:
 
     width = max(len("model"), *members["name"].map(len))
     ranked = args.order == "score" and members["score"].notna().any()
-    by = "earlier in the list" if not ranked else "with the higher score" + " in validation" * (not args.scores)
-    print(f"\n{args.method} vote of {len(members)} on {len(photos):,} photos; a tie goes to the one {by}\n")
+    by = (
+        "earlier in the list"
+        if not ranked
+        else "with the higher score" + " in validation" * (not args.scores)
+    )
+    print(
+        f"\n{args.method} vote of {len(members)} on {len(photos):,} photos; a tie goes to the one {by}\n"
+    )
     print(f"{'':3} {'model':{width}}   score  agrees with the vote")
     for rank, member in enumerate(members.itertuples(), start=1):
         print(f"{rank:3} {member.name:{width}}  {show(member.score)}  {member.agreement:20.1%}")
     print(f"\nvote written to {output}")
 
 
-def write_vote(output: Path, method: str, members: pd.DataFrame, photos: pd.Index, voted: np.ndarray, mean: np.ndarray | None) -> None:
+def write_vote(
+    output: Path,
+    method: str,
+    members: pd.DataFrame,
+    photos: pd.Index,
+    voted: np.ndarray,
+    mean: np.ndarray | None,
+) -> None:
     """The json comes first: whatever stops the writing, the CSV is known for a vote."""
-    listed = [{"name": member.name, "score": None if math.isnan(member.score) else member.score, "agreement": round(member.agreement, 6)}
-              for member in members.itertuples()]
-    content = {"name": output.stem, "kind": "vote", "method": method, "macro_f1": None, "photos": len(photos), "members": listed}
+    listed = [
+        {
+            "name": member.name,
+            "score": None if math.isnan(member.score) else member.score,
+            "agreement": round(member.agreement, 6),
+        }
+        for member in members.itertuples()
+    ]
+    content = {
+        "name": output.stem,
+        "kind": "vote",
+        "method": method,
+        "macro_f1": None,
+        "photos": len(photos),
+        "members": listed,
+    }
     submission.write_sidecar(output, content)
-    output.with_suffix(".npz").unlink(missing_ok=True)  # an earlier soft vote's would not belong to these answers
+    output.with_suffix(".npz").unlink(
+        missing_ok=True
+    )  # an earlier soft vote's would not belong to these answers
     if mean is not None:
         submission.write_probabilities(output.with_suffix(".npz"), photos, mean)
     submission.write_submission(output, pd.DataFrame({"ImageID": photos, "ans": voted}))
@@ -253,12 +298,16 @@ def contributions(args) -> None:
     truth = submission.read_submission(args.answers)
     labels = truth["ans"].to_numpy()[submission.align(args.answers, truth["ImageID"], photos)]
     scored = chosen["score"].notna().all()
-    soft = args.method == "soft" or all(path.with_suffix(".npz").is_file() for path in chosen["path"])
+    soft = args.method == "soft" or all(
+        path.with_suffix(".npz").is_file() for path in chosen["path"]
+    )
     probabilities = list(probabilities_of(chosen, photos)) if soft else None
 
     def voted_score(keep, method=args.method) -> float:
         kept = [probabilities[row] for row in keep] if probabilities else None
-        return macro_f1(labels, cast_votes(method, ans[keep], chosen["score"].to_numpy()[keep], kept))
+        return macro_f1(
+            labels, cast_votes(method, ans[keep], chosen["score"].to_numpy()[keep], kept)
+        )
 
     everyone = list(range(len(chosen)))
     together = voted_score(everyone)
@@ -267,10 +316,19 @@ def contributions(args) -> None:
     print(f"{'':3} {'model':{width}}   alone  vote without it  what it adds")
     for row, name in enumerate(chosen["name"]):
         without = voted_score(everyone[:row] + everyone[row + 1 :])
-        print(f"{row + 1:3} {name:{width}}  {macro_f1(labels, ans[row]):.4f}  {without:15.4f}  {together - without:+12.4f}")
+        print(
+            f"{row + 1:3} {name:{width}}  {macro_f1(labels, ans[row]):.4f}  {without:15.4f}  {together - without:+12.4f}"
+        )
     print(f"{'':3} {'vote of all':{width}}  {together:.4f}")
-    possible = [method for method in METHODS if (scored or method != "weighted") and (soft or method != "soft")]
-    print("\nall of them, by method: " + ", ".join(f"{method} {voted_score(everyone, method):.4f}" for method in possible))
+    possible = [
+        method
+        for method in METHODS
+        if (scored or method != "weighted") and (soft or method != "soft")
+    ]
+    print(
+        "\nall of them, by method: "
+        + ", ".join(f"{method} {voted_score(everyone, method):.4f}" for method in possible)
+    )
 
 
 def show(score: float) -> str:

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cli import UserError
+from core.errors import UserError
 
 
 def soft_targets(target, classes: int):
@@ -32,7 +32,11 @@ class Focal(nn.Module):
 
     def forward(self, logits, target):
         log_p = logits.log_softmax(1)
-        return -(soft_targets(target, logits.shape[1]) * (1 - log_p.exp()) ** self.gamma * log_p).sum(1).mean()
+        return (
+            -(soft_targets(target, logits.shape[1]) * (1 - log_p.exp()) ** self.gamma * log_p)
+            .sum(1)
+            .mean()
+        )
 
 
 class SoftF1(nn.Module):
@@ -52,13 +56,17 @@ class SoftF1(nn.Module):
     def forward(self, logits, target):
         probabilities = logits.float().softmax(1)
         truth = soft_targets(target, logits.shape[1])
-        counts = torch.stack([(probabilities * truth).sum(0), probabilities.sum(0), truth.sum(0)])  # true positives, answered, present
+        counts = torch.stack(
+            [(probabilities * truth).sum(0), probabilities.sum(0), truth.sum(0)]
+        )  # true positives, answered, present
         if self.memory and self.training:
             if self.counts is not None:
                 counts = counts + self.memory * self.counts
             self.counts = counts.detach()
         hits, answered, present = counts
-        if self.everywhere:  # precision and recall each with the epsilon, as the competition's code has it
+        if (
+            self.everywhere
+        ):  # precision and recall each with the epsilon, as the competition's code has it
             precision, recall = hits / (answered + self.epsilon), hits / (present + self.epsilon)
             f1 = 2 * precision * recall / (precision + recall + self.epsilon)
             return 1 - f1.clamp(self.epsilon, 1 - self.epsilon).mean()
@@ -75,7 +83,9 @@ class CrossEntropyF1(nn.Module):
         self.share, self.cross_entropy, self.f1 = share, CrossEntropy(smoothing), SoftF1(memory)
 
     def forward(self, logits, target):
-        return self.share * self.f1(logits, target) + (1 - self.share) * self.cross_entropy(logits, target)
+        return self.share * self.f1(logits, target) + (1 - self.share) * self.cross_entropy(
+            logits, target
+        )
 
 
 CRITERIA = {
@@ -92,7 +102,9 @@ def create_criterion(name: str, smoothing=0.1, gamma=2.0, f1_share=0.5, memory=0
     """The criterion called `name`; UserError if there is none."""
     if name not in CRITERIA:
         raise UserError(f"--criterion: there is no loss {name!r}; known are {', '.join(CRITERIA)}")
-    return CRITERIA[name]({"smoothing": smoothing, "gamma": gamma, "f1_share": f1_share, "memory": memory})
+    return CRITERIA[name](
+        {"smoothing": smoothing, "gamma": gamma, "f1_share": f1_share, "memory": memory}
+    )
 
 
 def years_target(age, years: int, sigma: float):

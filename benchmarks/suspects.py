@@ -15,19 +15,41 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from cli import ArgumentParser, HelpFormatter, UserError, run  # noqa: E402
+from core.cli import ArgumentParser, HelpFormatter, run  # noqa: E402
+from core.errors import UserError  # noqa: E402
 
 
 def parse_args() -> argparse.Namespace:
     p = ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     p.add_argument("--people", type=int, default=320)
-    p.add_argument("--size", type=int, nargs=2, default=[96, 128], metavar=("W", "H"), help="of the photos, pixels")
-    p.add_argument("--wrong", type=float, default=0.03, help="share of people, and of photos, with a wrong label")
-    p.add_argument("--first", type=float, default=0.06, help="share of the ranked labels that is looked at")
+    p.add_argument(
+        "--size",
+        type=int,
+        nargs=2,
+        default=[96, 128],
+        metavar=("W", "H"),
+        help="of the photos, pixels",
+    )
+    p.add_argument(
+        "--wrong",
+        type=float,
+        default=0.03,
+        help="share of people, and of photos, with a wrong label",
+    )
+    p.add_argument(
+        "--first", type=float, default=0.06, help="share of the ranked labels that is looked at"
+    )
     p.add_argument("--folds", type=int, default=4)
     p.add_argument("--seed", type=int, default=0, help="of what is changed, and of the training")
-    p.add_argument("--keep", type=Path, metavar="DIR", help="work in this folder and leave it (default: one that is removed)")
-    p.add_argument("flags", nargs="*", metavar="-- FLAGS", help="of the training, instead of --recipe sample")
+    p.add_argument(
+        "--keep",
+        type=Path,
+        metavar="DIR",
+        help="work in this folder and leave it (default: one that is removed)",
+    )
+    p.add_argument(
+        "flags", nargs="*", metavar="-- FLAGS", help="of the training, instead of --recipe sample"
+    )
     return p.parse_args()
 
 
@@ -45,24 +67,58 @@ def measure(args, work: Path) -> int:
     import pandas as pd
 
     import dataset
+    from core import labels
 
     def script(name, *arguments):
-        subprocess.run([sys.executable, ROOT / name, *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [sys.executable, ROOT / name, *map(str, arguments)],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
 
-    script("prepare.py", "sample", work / "sample", "--people", args.people, "--eval_people", 2, "--size", *args.size)
+    script(
+        "prepare.py",
+        "sample",
+        work / "sample",
+        "--people",
+        args.people,
+        "--eval_people",
+        2,
+        "--size",
+        *args.size,
+    )
     frame = dataset.read_train(work / "sample" / "train")
     generator = np.random.default_rng(args.seed)
     people = frame.drop_duplicates("person")
     people = people.iloc[generator.permutation(len(people))[: round(args.wrong * len(people))]]
     photos = frame.iloc[generator.permutation(len(frame))[: round(args.wrong * len(frame))]]
     other = (photos["mask"] + generator.integers(1, 3, len(photos))) % 3
-    genders = people.assign(field="gender", value=[dataset.GENDERS[1 - gender] for gender in people["gender"]], photo="")
-    masks = photos.assign(field="mask", value=[dataset.MASKS[mask] for mask in other])
+    genders = people.assign(
+        field="gender", value=[labels.GENDERS[1 - gender] for gender in people["gender"]], photo=""
+    )
+    masks = photos.assign(field="mask", value=[labels.MASKS[mask] for mask in other])
     changed = pd.concat([genders, masks])[["person", "field", "value", "photo"]]
     changed.to_csv(work / "changed.csv", index=False)
-    script("train.py", "--data_dir", work / "sample" / "train", "--model_dir", work, "--name", "run", "--seed", args.seed,
-           "--corrections", work / "changed.csv", "--folds", args.folds, "--report", "no", "--logger", "csv",
-           *(args.flags or ["--recipe", "sample"]))  # fmt: skip
+    script(
+        "train.py",
+        "--data_dir",
+        work / "sample" / "train",
+        "--model_dir",
+        work,
+        "--name",
+        "run",
+        "--seed",
+        args.seed,
+        "--corrections",
+        work / "changed.csv",
+        "--folds",
+        args.folds,
+        "--report",
+        "no",
+        "--logger",
+        "csv",
+        *(args.flags or ["--recipe", "sample"]),
+    )
     script("prepare.py", "suspects", work / "run", "--output", work / "suspects")
 
     ranked = pd.read_csv(work / "suspects" / "suspects.csv", dtype=str, keep_default_na=False)
@@ -71,9 +127,11 @@ def measure(args, work: Path) -> int:
         wrong = set(map(tuple, changed[changed["field"] == field][["person", "photo"]].to_numpy()))
         first = set(map(tuple, of[["person", "photo"]].to_numpy()[: round(args.first * len(of))]))
         suspect = of[of["suspect"] == "True"]
-        print(f"{field:6}  {len(wrong)} of {len(of)} {what} labelled wrongly: {len(wrong & first)} ({len(wrong & first) / len(wrong):.0%}) "
-              f"among the first {len(first)} ranked; {len(suspect)} are called suspect, "
-              f"{len(wrong & set(map(tuple, suspect[['person', 'photo']].to_numpy())))} of them rightly")  # fmt: skip
+        print(
+            f"{field:6}  {len(wrong)} of {len(of)} {what} labelled wrongly: {len(wrong & first)} ({len(wrong & first) / len(wrong):.0%}) "
+            f"among the first {len(first)} ranked; {len(suspect)} are called suspect, "
+            f"{len(wrong & set(map(tuple, suspect[['person', 'photo']].to_numpy())))} of them rightly"
+        )
     return 0
 
 

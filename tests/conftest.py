@@ -12,7 +12,9 @@ from PIL import Image
 
 STEMS = ("mask1", "mask2", "mask3", "mask4", "mask5", "incorrect_mask", "normal")
 
-os.environ["OMP_NUM_THREADS"] = "1"  # of the scripts the tests start: sums are the same bit for bit only for the same number of threads
+os.environ["OMP_NUM_THREADS"] = (
+    "1"  # of the scripts the tests start: sums are the same bit for bit only for the same number of threads
+)
 torch.set_num_threads(1)
 settings.register_profile("tests", deadline=None, max_examples=50)
 settings.load_profile("tests")
@@ -29,7 +31,9 @@ def no_sagemaker(monkeypatch):
 def people(tmp_path):
     """people(folder names, csv rows or None, files) -> a train folder; the photos are empty files, since only names are read."""
 
-    def make(names, csv=None, files=tuple(f"{stem}.jpg" for stem in STEMS), root=tmp_path / "train") -> Path:
+    def make(
+        names, csv=None, files=tuple(f"{stem}.jpg" for stem in STEMS), root=tmp_path / "train"
+    ) -> Path:
         for name in names:
             (root / "images" / name).mkdir(parents=True)
             for file in files:
@@ -66,8 +70,18 @@ def frame():
             person = f"{number:03d}_{('male', 'female')[gender]}_Asian_{age}"
             for stem in STEMS:
                 mask = {"incorrect_mask": 1, "normal": 2}.get(stem, 0)
-                rows.append({"person": person, "id": f"{number:03d}", "gender": gender, "race": "Asian", "age": age, "photo": stem,
-                             "mask": mask, "path": f"{person}/{stem}.jpg"})  # fmt: skip
+                rows.append(
+                    {
+                        "person": person,
+                        "id": f"{number:03d}",
+                        "gender": gender,
+                        "race": "Asian",
+                        "age": age,
+                        "photo": stem,
+                        "mask": mask,
+                        "path": f"{person}/{stem}.jpg",
+                    }
+                )
         return pd.DataFrame(rows)
 
     return make

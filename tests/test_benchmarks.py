@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from cli import ROOT
+from core.folders import ROOT
 
 
 def test_a_run_killed_again_and_again_ends_as_one_left_alone():
@@ -17,14 +17,50 @@ def test_a_run_killed_again_and_again_ends_as_one_left_alone():
 
 
 def test_throughput_measures_three_loops_the_loader_and_the_vote(tmp_path):
-    flags = ["--model", "test_efficientnet", "--resize", "32", "24", "--batch_size", "4", "--precision", "fp32", "--layout", "last",
-             "--steps", "2", "--repeats", "3", "--vote_rows", "1000", "--json", tmp_path / "figures.json"]  # fmt: skip
-    done = subprocess.run([sys.executable, ROOT / "benchmarks" / "throughput.py", *flags], capture_output=True, text=True)
+    flags = [
+        "--model",
+        "test_efficientnet",
+        "--resize",
+        "32",
+        "24",
+        "--batch_size",
+        "4",
+        "--precision",
+        "fp32",
+        "--layout",
+        "last",
+        "--steps",
+        "2",
+        "--repeats",
+        "3",
+        "--vote_rows",
+        "1000",
+        "--json",
+        tmp_path / "figures.json",
+    ]
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "throughput.py", *flags],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     figures = json.loads((tmp_path / "figures.json").read_text())
-    ratios = ("train_vs_bare", "train_vs_plain", "infer_vs_bare", "infer_vs_plain", "loader_vs_train", "vote_seconds", "vote_peak_mb")
+    ratios = (
+        "train_vs_bare",
+        "train_vs_plain",
+        "infer_vs_bare",
+        "infer_vs_plain",
+        "loader_vs_train",
+        "vote_seconds",
+        "vote_peak_mb",
+    )
     assert all(0 < figures[name] < 10_000 for name in ratios)
     speeds = figures["images_per_s"]
-    assert len(speeds) == 8 and all(len(values) == 3 and min(values) > 0 for values in speeds.values())
-    in_turn = sorted(ours / bare for ours, bare in zip(speeds["training, ours"], speeds["training, bare"], strict=True))
+    assert len(speeds) == 8 and all(
+        len(values) == 3 and min(values) > 0 for values in speeds.values()
+    )
+    in_turn = sorted(
+        ours / bare
+        for ours, bare in zip(speeds["training, ours"], speeds["training, bare"], strict=True)
+    )
     assert figures["train_vs_bare"] == pytest.approx(in_turn[1])

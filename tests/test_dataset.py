@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import dataset
-from cli import UserError
+from core import labels
+from core.errors import UserError
+from core.photo import PhotoError, load_photo
 from dataset import EpochSampler, Photos
-from transforms import PhotoError, augmentation, load_photo
+from training.augmentation import augmentation
 
 ADA, BEA, CID = "001_female_Asian_25", "002-1_male_East Asian_60", "a_b-c_male_Asian_30"
 
@@ -26,42 +28,65 @@ def one_line(error) -> str:
 
 @given(st.integers(0, 17))
 def test_decode_undoes_encode(label):
-    mask, gender, age = dataset.decode(label)
+    mask, gender, age = labels.decode(label)
     assert (mask in range(3), gender in range(2), age in range(3)) == (True, True, True)
-    assert dataset.encode(mask, gender, (10, 45, 80)[age]) == label
-    assert dataset.CLASS_NAMES[label] == f"{dataset.MASKS[mask]} {dataset.GENDERS[gender]} {dataset.AGES[age]}"
+    assert labels.encode(mask, gender, (10, 45, 80)[age]) == label
+    assert (
+        labels.CLASS_NAMES[label]
+        == f"{labels.MASKS[mask]} {labels.GENDERS[gender]} {labels.AGES[age]}"
+    )
 
 
 @pytest.mark.parametrize(("age", "band"), [(0, 0), (29, 0), (30, 1), (59, 1), (60, 2), (100, 2)])
 def test_a_band_ends_just_before_its_bound(age, band):
-    assert dataset.age_band(age) == band
+    assert labels.age_band(age) == band
 
 
 @pytest.mark.parametrize(("age", "band"), [(28, 0), (29, 1), (56, 1), (57, 2)])
 def test_the_winners_bands_are_shifted(age, band):
-    assert dataset.age_band(age, dataset.WINNERS_BANDS) == band
+    assert labels.age_band(age, labels.WINNERS_BANDS) == band
 
 
 def test_labels_are_the_competitions_table():
-    assert dataset.encode(0, 0, 29) == 0
-    assert dataset.encode(0, 1, 60) == 5
-    assert dataset.encode(1, 0, 30) == 7
-    assert dataset.encode(2, 1, 60) == 17
-    assert dataset.encode(np.array([0, 2]), np.array([1, 0]), np.array([59, 60])).tolist() == [4, 14]
+    assert labels.encode(0, 0, 29) == 0
+    assert labels.encode(0, 1, 60) == 5
+    assert labels.encode(1, 0, 30) == 7
+    assert labels.encode(2, 1, 60) == 17
+    assert labels.encode(np.array([0, 2]), np.array([1, 0]), np.array([59, 60])).tolist() == [4, 14]
 
 
 # ---------------------------------------------------------------------------- names of people
 
 
-@given(st.text(st.characters(exclude_characters="/\0", codec="utf-8"), min_size=1, max_size=20), st.sampled_from(("male", "female")),
-       st.text(st.characters(exclude_characters="/\0_", codec="utf-8"), max_size=10), st.integers(0, 120))  # fmt: skip
+@given(
+    st.text(st.characters(exclude_characters="/\0", codec="utf-8"), min_size=1, max_size=20),
+    st.sampled_from(("male", "female")),
+    st.text(st.characters(exclude_characters="/\0_", codec="utf-8"), max_size=10),
+    st.integers(0, 120),
+)
 def test_a_folders_name_is_read_from_the_right(identity, gender, race, age):
     person = dataset.parse_person(f"{identity}_{gender}_{race}_{age}")
-    assert (person["id"], dataset.GENDERS[person["gender"]], person["race"], person["age"]) == (identity, gender, race, age)
+    assert (person["id"], labels.GENDERS[person["gender"]], person["race"], person["age"]) == (
+        identity,
+        gender,
+        race,
+        age,
+    )
 
 
-@pytest.mark.parametrize("name", ["", "001_male_Asian", "001_man_Asian_20", "001_male_Asian_x", "001_male_Asian_-1", "001_male_Asian_121",
-                                  "001_male_Asian_20.5", "images"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "001_male_Asian",
+        "001_man_Asian_20",
+        "001_male_Asian_x",
+        "001_male_Asian_-1",
+        "001_male_Asian_121",
+        "001_male_Asian_20.5",
+        "images",
+    ],
+)
 def test_other_names_are_nobody(name):
     assert dataset.parse_person(name) is None
 
@@ -74,10 +99,17 @@ def test_people_and_photos_are_read_from_the_folders_names(people):
     assert frame["person"].drop_duplicates().tolist() == [ADA, BEA, CID]
     assert len(frame) == 21
     ada = frame[frame["person"] == ADA].set_index("photo")
-    assert ada["label"].to_dict() == {**{f"mask{i}": 3 for i in range(1, 6)}, "incorrect_mask": 9, "normal": 15}
+    assert ada["label"].to_dict() == {
+        **{f"mask{i}": 3 for i in range(1, 6)},
+        "incorrect_mask": 9,
+        "normal": 15,
+    }
     assert set(frame[frame["person"] == CID]["id"]) == {"a_b-c"}
     assert set(frame[frame["person"] == BEA]["label"]) == {2, 8, 14}
-    assert all(Path(row["path"]).parts[-2:] == (row["person"], row["photo"] + ".jpg") for _, row in frame.iterrows())
+    assert all(
+        Path(row["path"]).parts[-2:] == (row["person"], row["photo"] + ".jpg")
+        for _, row in frame.iterrows()
+    )
 
 
 def test_the_images_folder_serves_as_well_as_the_one_above(people):
@@ -88,7 +120,9 @@ def test_the_images_folder_serves_as_well_as_the_one_above(people):
 def test_csv_and_folders_names_give_the_same(people):
     root = people([ADA, BEA])
     from_names = dataset.read_train(root)
-    (root / "train.csv").write_text(f"\ufeffid,gender,race,age,path\n002-1,Male,East Asian,60,{BEA}\n001,female,Asian,25,{ADA}\n")
+    (root / "train.csv").write_text(
+        f"\ufeffid,gender,race,age,path\n002-1,Male,East Asian,60,{BEA}\n001,female,Asian,25,{ADA}\n"
+    )
     pd.testing.assert_frame_equal(dataset.read_train(root), from_names)
 
 
@@ -100,11 +134,25 @@ def test_one_id_of_two_people_stays_two_people(people):
 
 
 def test_extensions_in_any_case_fewer_photos_and_junk(people):
-    files = ("mask1.JPG", "mask2.jpeg", "normal.PNG", "._mask1.jpg", ".DS_Store", "Thumbs.db", "notes.txt", "mask6.jpg", "normal.gif")
+    files = (
+        "mask1.JPG",
+        "mask2.jpeg",
+        "normal.PNG",
+        "._mask1.jpg",
+        ".DS_Store",
+        "Thumbs.db",
+        "notes.txt",
+        "mask6.jpg",
+        "normal.gif",
+    )
     root = people([ADA], files=files)
     (root / "images" / ".hidden").mkdir()
     (root / "images" / "__MACOSX").mkdir()
-    assert [Path(path).name for path in dataset.read_train(root)["path"]] == ["mask1.JPG", "mask2.jpeg", "normal.PNG"]
+    assert [Path(path).name for path in dataset.read_train(root)["path"]] == [
+        "mask1.JPG",
+        "mask2.jpeg",
+        "normal.PNG",
+    ]
 
 
 def test_two_files_of_one_photo_are_an_error(people):
@@ -113,17 +161,36 @@ def test_two_files_of_one_photo_are_an_error(people):
     assert "keep one" in one_line(error)
 
 
-@pytest.mark.parametrize(("rows", "told"), [
-    ([f"001,female,Asian,25,{ADA}"], "among the folders but not in the csv"),
-    ([f"001,female,Asian,25,{ADA}", f"002-1,male,East Asian,60,{BEA}", "9,male,Asian,20,9_male_Asian_20"], "in the csv but not among"),
-    ([f"001,male,Asian,25,{ADA}", f"002-1,male,East Asian,60,{BEA}"], "row 2: gender or age disagrees"),
-    ([f"001,female,Asian,25,{ADA}", f"002-1,male,East Asian,59,{BEA}"], "row 3: gender or age disagrees"),
-    ([f"001,woman,Asian,25,{ADA}", f"002-1,male,East Asian,60,{BEA}"], "row 2: gender 'woman'"),
-    ([f"001,female,Asian,25,{ADA}", f"002-1,male,East Asian,sixty,{BEA}"], "row 3: age 'sixty'"),
-    ([f"001,female,Asian,,{ADA}", f"002-1,male,East Asian,60,{BEA}"], "row 2: age ''"),
-    ([f"001,female,Asian,250,{ADA}", f"002-1,male,East Asian,60,{BEA}"], "row 2: age '250'"),
-    ([f"001,female,Asian,25,{ADA}"] * 2, "row 3: path"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ([f"001,female,Asian,25,{ADA}"], "among the folders but not in the csv"),
+        (
+            [
+                f"001,female,Asian,25,{ADA}",
+                f"002-1,male,East Asian,60,{BEA}",
+                "9,male,Asian,20,9_male_Asian_20",
+            ],
+            "in the csv but not among",
+        ),
+        (
+            [f"001,male,Asian,25,{ADA}", f"002-1,male,East Asian,60,{BEA}"],
+            "row 2: gender or age disagrees",
+        ),
+        (
+            [f"001,female,Asian,25,{ADA}", f"002-1,male,East Asian,59,{BEA}"],
+            "row 3: gender or age disagrees",
+        ),
+        ([f"001,woman,Asian,25,{ADA}", f"002-1,male,East Asian,60,{BEA}"], "row 2: gender 'woman'"),
+        (
+            [f"001,female,Asian,25,{ADA}", f"002-1,male,East Asian,sixty,{BEA}"],
+            "row 3: age 'sixty'",
+        ),
+        ([f"001,female,Asian,,{ADA}", f"002-1,male,East Asian,60,{BEA}"], "row 2: age ''"),
+        ([f"001,female,Asian,250,{ADA}", f"002-1,male,East Asian,60,{BEA}"], "row 2: age '250'"),
+        ([f"001,female,Asian,25,{ADA}"] * 2, "row 3: path"),
+    ],
+)
 def test_a_csv_that_disagrees_is_told_in_one_line(people, rows, told):
     root = people([ADA, BEA], csv=rows)
     with pytest.raises(UserError) as error:
@@ -132,10 +199,19 @@ def test_a_csv_that_disagrees_is_told_in_one_line(people, rows, told):
     assert "train.csv" in str(error.value)
 
 
-@pytest.mark.parametrize(("text", "told"), [
-    ("id,gender,race,path\n", "no column 'age'"), ("", "cannot be read"), ("a,b\n1,2,3\n1,2,3,4\n", "train.csv"), ("\0\0", "train.csv"),
-    (f"id,gender,race,age,path\n001,female,Asian,25,{ADA},\n", "more fields than its first line"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("id,gender,race,path\n", "no column 'age'"),
+        ("", "cannot be read"),
+        ("a,b\n1,2,3\n1,2,3,4\n", "train.csv"),
+        ("\0\0", "train.csv"),
+        (
+            f"id,gender,race,age,path\n001,female,Asian,25,{ADA},\n",
+            "more fields than its first line",
+        ),
+    ],
+)
 def test_a_csv_that_is_none_is_told_in_one_line(people, text, told):
     root = people([ADA])
     (root / "train.csv").write_text(text)
@@ -201,23 +277,28 @@ def test_a_mask_may_be_given_as_the_photo_it_should_be(corrected):
 
 
 def test_the_photo_column_may_be_left_out(corrected):
-    assert corrected("001,gender,male", head="person,field,value").loc[(ADA, "mask1"), "gender"] == 0
+    assert (
+        corrected("001,gender,male", head="person,field,value").loc[(ADA, "mask1"), "gender"] == 0
+    )
     assert corrected("001,gender,male").loc[(ADA, "mask1"), "gender"] == 0
 
 
-@pytest.mark.parametrize(("rows", "told"), [
-    (["001,colour,red,"], "row 2: field 'colour' is unknown"),
-    (["001,gender,man,"], "row 2: gender cannot be 'man'"),
-    (["001,age,old,"], "row 2: age cannot be 'old'"),
-    (["001,age,121,"], "row 2: age cannot be '121'"),
-    (["001,mask,half,normal"], "row 2: mask cannot be 'half'"),
-    (["001,mask,wear,"], "row 2: a mask row names its photo"),
-    (["001,gender,male,normal"], "row 2: a mask row names its photo"),
-    (["001,age,20,", "003397,gender,male,"], "row 3: id '003397' belongs to"),
-    (["001,age,20,", "001,age,21,"], "row 3: contradicts"),
-    (["001,age,20,", f"{ADA},age,21,"], "row 3: contradicts"),
-    (["001,mask,wear,normal", "001,mask,incorrect,normal.jpg"], "row 3: contradicts"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        (["001,colour,red,"], "row 2: field 'colour' is unknown"),
+        (["001,gender,man,"], "row 2: gender cannot be 'man'"),
+        (["001,age,old,"], "row 2: age cannot be 'old'"),
+        (["001,age,121,"], "row 2: age cannot be '121'"),
+        (["001,mask,half,normal"], "row 2: mask cannot be 'half'"),
+        (["001,mask,wear,"], "row 2: a mask row names its photo"),
+        (["001,gender,male,normal"], "row 2: a mask row names its photo"),
+        (["001,age,20,", "003397,gender,male,"], "row 3: id '003397' belongs to"),
+        (["001,age,20,", "001,age,21,"], "row 3: contradicts"),
+        (["001,age,20,", f"{ADA},age,21,"], "row 3: contradicts"),
+        (["001,mask,wear,normal", "001,mask,incorrect,normal.jpg"], "row 3: contradicts"),
+    ],
+)
 def test_corrections_that_cannot_be_are_told_in_one_line(corrected, rows, told):
     with pytest.raises(UserError) as error:
         corrected(*rows)
@@ -242,7 +323,9 @@ def test_the_same_row_twice_is_no_contradiction(corrected):
 
 # ---------------------------------------------------------------------------- splits
 
-pytestmark = pytest.mark.filterwarnings("ignore:The least populated class")  # of scikit-learn, on sets this small
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:The least populated class"
+)  # of scikit-learn, on sets this small
 AGES = st.lists(st.integers(18, 70), min_size=10, max_size=60)
 
 
@@ -268,13 +351,21 @@ def test_split_is_independent_of_row_order(ages, random, folds):
     frame = make_frame(ages)
     order = list(range(len(frame)))
     random.shuffle(order)
-    pd.testing.assert_frame_equal(dataset.split_people(frame, 5, folds=folds), dataset.split_people(frame.iloc[order], 5, folds=folds))
+    pd.testing.assert_frame_equal(
+        dataset.split_people(frame, 5, folds=folds),
+        dataset.split_people(frame.iloc[order], 5, folds=folds),
+    )
 
 
 def make_frame(ages) -> pd.DataFrame:
     """Two photos a person are enough to share one out."""
-    people = [{"person": f"{number:03d}", "gender": number % 2, "age": age} for number, age in enumerate(ages)]
-    return pd.DataFrame([{**person, "photo": photo} for person in people for photo in ("mask1", "normal")])
+    people = [
+        {"person": f"{number:03d}", "gender": number % 2, "age": age}
+        for number, age in enumerate(ages)
+    ]
+    return pd.DataFrame(
+        [{**person, "photo": photo} for person in people for photo in ("mask1", "normal")]
+    )
 
 
 @pytest.mark.parametrize("folds", [None, 5])
@@ -282,7 +373,7 @@ def test_split_is_stratified_by_gender_and_age_band(folds):
     frame = make_frame([20] * 50 + [45] * 30 + [60] * 20)
     held_out = dataset.split_people(frame, 1, folds=folds).query("fold == 0")["person"]
     people = frame.drop_duplicates("person").set_index("person").loc[held_out]
-    counts = people.groupby(["gender", dataset.age_band(people["age"])]).size()
+    counts = people.groupby(["gender", labels.age_band(people["age"])]).size()
     assert counts.tolist() == [5, 3, 2, 5, 3, 2]
 
 
@@ -297,11 +388,17 @@ def test_val_ratio_0_trains_on_everybody():
 
 @pytest.mark.parametrize("ages", [[20, 60], [20, 30, 60], [20, 40, 60, 61], [20] * 5])
 def test_tiny_sets_are_split_too(ages):
-    assert sorted(dataset.split_people(make_frame(ages), 1, val_ratio=0.5)["fold"].unique()) == [-1, 0]
+    assert sorted(dataset.split_people(make_frame(ages), 1, val_ratio=0.5)["fold"].unique()) == [
+        -1,
+        0,
+    ]
     assert set(dataset.split_people(make_frame(ages), 1, folds=2)["fold"]) == {0, 1}
 
 
-@pytest.mark.parametrize(("people", "more"), [(2, {"val_ratio": 0.2}), (3, {"val_ratio": 0.9}), (3, {"folds": 4}), (3, {"folds": 1})])
+@pytest.mark.parametrize(
+    ("people", "more"),
+    [(2, {"val_ratio": 0.2}), (3, {"val_ratio": 0.9}), (3, {"folds": 4}), (3, {"folds": 1})],
+)
 def test_an_empty_part_is_an_error(people, more):
     with pytest.raises(UserError) as error:
         dataset.split_people(make_frame([20] * people), 1, **more)
@@ -317,12 +414,15 @@ def test_a_split_is_read_back_as_written(tmp_path):
     assert set(dataset.read_split(tmp_path / "split.csv", part)["person"]) == set(part["person"])
 
 
-@pytest.mark.parametrize(("text", "told"), [
-    ("person,fold\n000,0\n", "does not know 1 people of this data set, first '001'"),
-    ("person,fold\n000,0\n001,x\n", "not a split"),
-    ("person,fold\n000,0\n000,1\n001,1\n", "not a split"),
-    ("person\n000\n", "no column 'fold'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("person,fold\n000,0\n", "does not know 1 people of this data set, first '001'"),
+        ("person,fold\n000,0\n001,x\n", "not a split"),
+        ("person,fold\n000,0\n000,1\n001,1\n", "not a split"),
+        ("person\n000\n", "no column 'fold'"),
+    ],
+)
 def test_a_split_that_does_not_fit_is_told_in_one_line(tmp_path, text, told):
     (tmp_path / "split.csv").write_text(text)
     with pytest.raises(UserError) as error:
@@ -342,7 +442,9 @@ def asked(tmp_path):
     (tmp_path / "secret.jpg").touch()
 
     def write(*names):
-        (tmp_path / "eval" / "info.csv").write_text("\n".join(["ImageID,ans", *(f"{name},0" for name in names)]) + "\n")
+        (tmp_path / "eval" / "info.csv").write_text(
+            "\n".join(["ImageID,ans", *(f"{name},0" for name in names)]) + "\n"
+        )
         return tmp_path / "eval"
 
     return write
@@ -362,11 +464,21 @@ def test_without_info_csv_every_image_is_asked_by_name(asked):
     assert dataset.read_eval(folder)["ImageID"].tolist() == ["a.png", "b.jpg", "c.JPG"]
 
 
-@pytest.mark.parametrize(("name", "told"), [
-    ("../../secret.jpg", "is not a file name inside"), ("{tmp}/secret.jpg", "is not a file name inside"),
-    ("link.jpg", "is not a file name inside"), ("", "is not a file name inside"), ("x" * 300, "is not a file name inside"),
-    ("가" * 200, "row 3"), ("d.jpg", "does not exist"), (".", "does not exist"), ("b.jpg", "stands twice"), ("loop.jpg", "row 3"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("../../secret.jpg", "is not a file name inside"),
+        ("{tmp}/secret.jpg", "is not a file name inside"),
+        ("link.jpg", "is not a file name inside"),
+        ("", "is not a file name inside"),
+        ("x" * 300, "is not a file name inside"),
+        ("가" * 200, "row 3"),
+        ("d.jpg", "does not exist"),
+        (".", "does not exist"),
+        ("b.jpg", "stands twice"),
+        ("loop.jpg", "row 3"),
+    ],
+)
 def test_image_ids_that_cannot_be_served_are_told_with_their_row(asked, tmp_path, name, told):
     folder = asked("b.jpg", name.format(tmp=tmp_path))
     (folder / "images" / "link.jpg").symlink_to(tmp_path / "secret.jpg")
@@ -393,7 +505,9 @@ def test_nothing_to_answer_is_told(asked, tmp_path):
 def test_thin_keeps_every_rare_photo(frame):
     whole = frame([20, 40, 60])
     thinned = dataset.thin(whole, 2, seed=1)
-    assert thinned.groupby(["person", "mask"]).size().unstack().to_numpy().tolist() == [[2, 1, 1]] * 3
+    assert (
+        thinned.groupby(["person", "mask"]).size().unstack().to_numpy().tolist() == [[2, 1, 1]] * 3
+    )
     assert dataset.thin(whole, None, 1).equals(whole)
     assert dataset.thin(whole, 9, 1).equals(whole)
     assert not dataset.thin(whole, 2, 2)["photo"].equals(thinned["photo"])
@@ -406,7 +520,9 @@ def test_sampling_weights_share_out_the_classes():
     assert dataset.sampling_weights(labels, "shuffle") is None
     for policy, shares in (("balanced", [1, 1, 1]), ("weighted", [4, 2, 1])):
         weights = dataset.sampling_weights(labels, policy)
-        assert np.bincount(labels, weights)[[0, 6, 12]] == pytest.approx(np.array(shares) / sum(shares))
+        assert np.bincount(labels, weights)[[0, 6, 12]] == pytest.approx(
+            np.array(shares) / sum(shares)
+        )
 
 
 @given(st.integers(1, 60), st.integers(1, 5), st.integers(0, 9), st.booleans())
@@ -473,7 +589,11 @@ def test_augmentation_depends_on_seed_epoch_and_row_alone(photos, workers, cache
     def served(keys, seed=5):
         data = Photos(paths, (16, 12), None, augmentation("default"), seed, cache=cache)
         loader = torch.utils.data.DataLoader(data, batch_size=2, sampler=keys, num_workers=workers)
-        return {int(row): pixels.numpy() for batch, rows in loader for pixels, row in zip(batch, rows, strict=True)}
+        return {
+            int(row): pixels.numpy()
+            for batch, rows in loader
+            for pixels, row in zip(batch, rows, strict=True)
+        }
 
     keys = [(1, row) for row in range(6)]
     data = Photos(paths, (16, 12), None, augmentation("default"), 5)
@@ -493,9 +613,13 @@ def test_rows_of_one_photo_are_augmented_apart(photos):
 def test_cache_gives_identical_pixels_and_reads_once(photos):
     paths = photos(3)
     for augment in (None, augmentation("default"), augmentation("winners")):
-        plain, cached = (Photos(paths, (8, 6), (320, 256), augment, cache=cache) for cache in (False, True))
+        plain, cached = (
+            Photos(paths, (8, 6), (320, 256), augment, cache=cache) for cache in (False, True)
+        )
         expected = [plain[epoch, row][0] for epoch in range(3) for row in range(3)]
-        assert all(np.array_equal(cached[i // 3, i % 3][0], pixels) for i, pixels in enumerate(expected))
+        assert all(
+            np.array_equal(cached[i // 3, i % 3][0], pixels) for i, pixels in enumerate(expected)
+        )
     for path in paths:
         path.rename(path.with_suffix(".gone"))
     assert np.array_equal(cached[2, 2][0], expected[-1])
@@ -504,7 +628,14 @@ def test_cache_gives_identical_pixels_and_reads_once(photos):
 def test_the_cache_is_shared_by_forked_workers(photos):
     paths = photos(4)
     data = Photos(paths, (8, 6), None, cache=True)
-    list(torch.utils.data.DataLoader(data, sampler=[(0, row) for row in range(4)], num_workers=2, multiprocessing_context="fork"))
+    list(
+        torch.utils.data.DataLoader(
+            data,
+            sampler=[(0, row) for row in range(4)],
+            num_workers=2,
+            multiprocessing_context="fork",
+        )
+    )
     for path in paths:
         path.unlink()
     assert [data[0, row][0].shape for row in range(4)] == [(8, 6, 3)] * 4
@@ -535,7 +666,9 @@ def test_pixel_statistics_are_those_of_all_pixels(photos):
     assert mean == pytest.approx(pixels.mean((0, 1, 2)))
     assert std == pytest.approx(pixels.std((0, 1, 2)))
     cropped = np.stack([load_photo(path, (8, 6), (256, 192)) for path in paths]) / 255
-    assert dataset.pixel_statistics(paths, (8, 6), (256, 192))[1] == pytest.approx(cropped.std((0, 1, 2)))
+    assert dataset.pixel_statistics(paths, (8, 6), (256, 192))[1] == pytest.approx(
+        cropped.std((0, 1, 2))
+    )
 
 
 def test_check_photos_names_what_cannot_be_used(photos, tmp_path):

@@ -11,12 +11,15 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import ensemble
-import submission
-from cli import ROOT, UserError
-from dataset import CLASSES, decode
+from core.errors import UserError
+from core.folders import ROOT
+from core.labels import CLASSES, decode
+from prediction import submission, voting
 
 classes = st.integers(0, CLASSES - 1)
-answers = st.tuples(st.integers(1, 6), st.integers(1, 20)).flatmap(lambda shape: arrays(np.int8, shape, elements=classes))
+answers = st.tuples(st.integers(1, 6), st.integers(1, 20)).flatmap(
+    lambda shape: arrays(np.int8, shape, elements=classes)
+)
 counting_methods = st.sampled_from(["hard", "attribute", "weighted"])
 
 
@@ -31,58 +34,68 @@ def one_hot(ans):
 def test_the_order_of_the_photos_does_not_matter(ans, method, random):
     order = random.sample(range(ans.shape[1]), ans.shape[1])
     weights = np.linspace(0.8, 0.7, len(ans))
-    assert np.array_equal(ensemble.cast_votes(method, ans, weights)[order], ensemble.cast_votes(method, ans[:, order], weights))
+    assert np.array_equal(
+        voting.cast_votes(method, ans, weights)[order],
+        voting.cast_votes(method, ans[:, order], weights),
+    )
 
 
 @given(answers, counting_methods)
 def test_a_unanimous_vote_is_the_members_answer(ans, method):
     same = np.repeat(ans[:1], 3, axis=0)
-    assert np.array_equal(ensemble.cast_votes(method, same, [0.5, 0.6, 0.7]), ans[0])
-    assert np.array_equal(ensemble.cast_votes("soft", same, probabilities=map(one_hot, same)), ans[0])
+    assert np.array_equal(voting.cast_votes(method, same, [0.5, 0.6, 0.7]), ans[0])
+    assert np.array_equal(voting.cast_votes("soft", same, probabilities=map(one_hot, same)), ans[0])
 
 
 @given(answers, counting_methods)
 def test_a_vote_of_one_or_two_is_the_best_member(ans, method):
     for few in (ans[:1], ans[:2]):
-        assert np.array_equal(ensemble.cast_votes(method, few, np.ones(len(few))), ans[0])
+        assert np.array_equal(voting.cast_votes(method, few, np.ones(len(few))), ans[0])
 
 
 @given(answers)
 def test_a_hard_vote_counts_as_by_hand(ans):
-    for photo, voted in zip(ans.T.tolist(), ensemble.cast_votes("hard", ans), strict=True):
+    for photo, voted in zip(ans.T.tolist(), voting.cast_votes("hard", ans), strict=True):
         most = max(map(photo.count, photo))
-        assert voted == next(answer for answer in photo if photo.count(answer) == most)  # the best member's, of those tied
+        assert voted == next(
+            answer for answer in photo if photo.count(answer) == most
+        )  # the best member's, of those tied
 
 
 @given(answers)
 def test_an_attribute_vote_is_a_hard_vote_on_each_attribute(ans):
-    voted = decode(ensemble.cast_votes("attribute", ans))
+    voted = decode(voting.cast_votes("attribute", ans))
     for axis, answered in enumerate(decode(ans)):
-        assert np.array_equal(voted[axis], ensemble.plurality(answered))
+        assert np.array_equal(voted[axis], voting.plurality(answered))
 
 
 def test_an_attribute_vote_may_answer_what_nobody_did():
     # wear female <30, wear male 30-59, incorrect male <30
-    assert ensemble.cast_votes("attribute", np.array([[3], [1], [6]], dtype=np.int8)).tolist() == [0]
+    assert voting.cast_votes("attribute", np.array([[3], [1], [6]], dtype=np.int8)).tolist() == [0]
 
 
 @given(answers)
 def test_equal_weights_are_a_hard_vote_and_no_weight_is_no_say(ans):
-    hard = ensemble.cast_votes("hard", ans)
-    assert np.array_equal(ensemble.cast_votes("weighted", ans, np.full(len(ans), 0.7)), hard)
-    assert np.array_equal(ensemble.cast_votes("weighted", np.vstack([ans, ans[:1], ans[:1]]), [0.7] * len(ans) + [0, 0]), hard)
-    assert np.array_equal(ensemble.cast_votes("weighted", ans, np.zeros(len(ans))), ans[0])
+    hard = voting.cast_votes("hard", ans)
+    assert np.array_equal(voting.cast_votes("weighted", ans, np.full(len(ans), 0.7)), hard)
+    assert np.array_equal(
+        voting.cast_votes(
+            "weighted", np.vstack([ans, ans[:1], ans[:1]]), [0.7] * len(ans) + [0, 0]
+        ),
+        hard,
+    )
+    assert np.array_equal(voting.cast_votes("weighted", ans, np.zeros(len(ans))), ans[0])
 
 
 def test_a_heavy_member_outvotes_two_light_ones():
     ans = np.array([[5], [9], [9]], dtype=np.int8)
-    assert ensemble.cast_votes("weighted", ans, [0.8, 0.3, 0.4]).tolist() == [5]
-    assert ensemble.cast_votes("weighted", ans, [0.8, 0.5, 0.4]).tolist() == [9]
+    assert voting.cast_votes("weighted", ans, [0.8, 0.3, 0.4]).tolist() == [5]
+    assert voting.cast_votes("weighted", ans, [0.8, 0.5, 0.4]).tolist() == [9]
 
 
 def test_sums_that_differ_by_rounding_alone_are_a_tie():
     ans = np.array([[5], [9], [9]], dtype=np.int8)
-    assert 0.1 + 0.2 > 0.3 and ensemble.cast_votes("weighted", ans, [0.3, 0.1, 0.2]).tolist() == [5]
+    assert 0.1 + 0.2 > 0.3 and voting.cast_votes("weighted", ans, [0.3, 0.1, 0.2]).tolist() == [5]
 
 
 def test_a_soft_vote_is_the_highest_mean():
@@ -90,8 +103,8 @@ def test_a_soft_vote_is_the_highest_mean():
     sure[0, 4], sure[0, 5] = 0.9, 0.1
     unsure[0, 4], unsure[0, 5] = 0.4, 0.6
     ans = np.array([[5], [5], [4]], dtype=np.int8)
-    assert ensemble.cast_votes("soft", ans, probabilities=[unsure, unsure, sure]).tolist() == [4]
-    assert ensemble.cast_votes("hard", ans).tolist() == [5]
+    assert voting.cast_votes("soft", ans, probabilities=[unsure, unsure, sure]).tolist() == [4]
+    assert voting.cast_votes("hard", ans).tolist() == [5]
 
 
 # ---------------------------------------------------------------------------- files
@@ -126,7 +139,10 @@ def answered(path):
 
 @pytest.mark.parametrize("method", ensemble.METHODS)
 def test_a_vote_writes_csv_and_json_and_soft_its_probabilities(folder, capsys, method):
-    paths = [member(folder, name, [1, 2, 3], score) for name, score in (("low", 0.5), ("high", 0.7), ("middle", 0.6))]
+    paths = [
+        member(folder, name, [1, 2, 3], score)
+        for name, score in (("low", 0.5), ("high", 0.7), ("middle", 0.6))
+    ]
     vote(*paths, "--method", method)
     output = folder / f"vote-{method}-3.csv"
     assert output.read_bytes() == b"ImageID,ans\na.jpg,1\nb.jpg,2\nc.jpg,3\n"
@@ -159,14 +175,20 @@ def test_a_soft_vote_matches_probabilities_by_photo(folder):
 
 
 def test_top_k_takes_the_best_by_validation_score(folder, capsys):
-    paths = [member(folder, name, ans, score) for name, ans, score in (("w", [0] * 3, 0.1), ("x", [5] * 3, 0.9), ("y", [7] * 3, 0.8))]
+    paths = [
+        member(folder, name, ans, score)
+        for name, ans, score in (("w", [0] * 3, 0.1), ("x", [5] * 3, 0.9), ("y", [7] * 3, 0.8))
+    ]
     vote(*paths, "--top_k", 2)
     assert set(answered(folder / "vote-hard-2.csv").values()) == {5}
     assert "not among the first 2: w" in capsys.readouterr().out
 
 
 def test_order_given_takes_them_as_given(folder):
-    paths = [member(folder, name, ans, score) for name, ans, score in (("w", [0] * 3, 0.1), ("x", [5] * 3, 0.9))]
+    paths = [
+        member(folder, name, ans, score)
+        for name, ans, score in (("w", [0] * 3, 0.1), ("x", [5] * 3, 0.9))
+    ]
     vote(*paths, "--order", "given", "--top_k", 1)
     assert set(answered(folder / "vote-hard-1.csv").values()) == {0}
 
@@ -177,26 +199,43 @@ def test_without_any_score_the_order_given_is_used_and_said(folder, capsys):
     vote(*paths, "--top_k", 5)
     assert set(answered(folder / "vote-hard-2.csv").values()) == {0}
     out = capsys.readouterr().out
-    assert "no CSV has a score: taken in the order given" in out and "there are 2 CSVs for --top_k 5" in out
+    assert (
+        "no CSV has a score: taken in the order given" in out
+        and "there are 2 CSVs for --top_k 5" in out
+    )
 
 
 def test_who_has_no_score_is_named_and_comes_last(folder, capsys):
-    paths = [member(folder, name, ans, score) for name, ans, score in (("none", [0] * 3, None), ("x", [5] * 3, 0.2))]
+    paths = [
+        member(folder, name, ans, score)
+        for name, ans, score in (("none", [0] * 3, None), ("x", [5] * 3, 0.2))
+    ]
     vote(*paths)
     assert set(answered(folder / "vote-hard-2.csv").values()) == {5}
     assert "without a score, placed last: none" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("name", "content"), [
-    ("scores.csv", "name,score\nw,0.9\nx.csv,0.2\nother,0.5\n"), ("scores.json", '{"w": 0.9, "x": 0.2, "other": 0.5}')])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("scores.csv", "name,score\nw,0.9\nx.csv,0.2\nother,0.5\n"),
+        ("scores.json", '{"w": 0.9, "x": 0.2, "other": 0.5}'),
+    ],
+)
 def test_leaderboard_scores_replace_those_of_validation(folder, capsys, name, content):
-    paths = [member(folder, name, ans, score) for name, ans, score in (("x", [5] * 3, 0.9), ("w", [0] * 3, 0.1), ("y", [7] * 3, 0.8))]
+    paths = [
+        member(folder, name, ans, score)
+        for name, ans, score in (("x", [5] * 3, 0.9), ("w", [0] * 3, 0.1), ("y", [7] * 3, 0.8))
+    ]
     Path(name).write_text(content)
     vote(*paths, "--scores", name)
     members = json.loads((folder / "vote-hard-3.json").read_text())["members"]
     assert [(row["name"], row["score"]) for row in members] == [("w", 0.9), ("x", 0.2), ("y", None)]
     out = capsys.readouterr().out
-    assert f"in {name} but not among the CSVs: other" in out and "without a score, placed last: y" in out
+    assert (
+        f"in {name} but not among the CSVs: other" in out
+        and "without a score, placed last: y" in out
+    )
 
 
 def test_earlier_votes_are_left_out_and_written_over(folder, capsys):
@@ -250,9 +289,13 @@ def broken(folder, what):
     elif what == "no npz":
         x.with_suffix(".npz").unlink()
     elif what == "npz of other photos":
-        submission.write_probabilities(x.with_suffix(".npz"), ["a.jpg", "b.jpg", "z.jpg"], one_hot([1, 2, 3]))
+        submission.write_probabilities(
+            x.with_suffix(".npz"), ["a.jpg", "b.jpg", "z.jpg"], one_hot([1, 2, 3])
+        )
     elif what == "npz of a photo twice":
-        submission.write_probabilities(x.with_suffix(".npz"), ["a.jpg", "b.jpg", "b.jpg"], one_hot([1, 2, 3]))
+        submission.write_probabilities(
+            x.with_suffix(".npz"), ["a.jpg", "b.jpg", "b.jpg"], one_hot([1, 2, 3])
+        )
     elif what == "npz of 17 classes":
         submission.write_probabilities(x.with_suffix(".npz"), IDS, one_hot([1, 2, 3])[:, :17])
     elif what == "scores twice":
@@ -261,31 +304,49 @@ def broken(folder, what):
         Path("s.csv").write_text("model,score\nx,0.5\n")
     elif what == "score is no number":
         Path("s.csv").write_text("name,score\nx,nan\n")
-    return {"given twice": [x], "no such file": ["output/*.csv"], "a folder": [folder], "output no csv": ["--output", "v.txt"],
-            "weighted without score": ["--method", "weighted"], "scores missing": ["--scores", "none.csv"]}.get(
-                what, ["--method", "soft"] if "npz" in what else ["--scores", "s.csv"] if "score" in what and "strange" not in what else [])
+    return {
+        "given twice": [x],
+        "no such file": ["output/*.csv"],
+        "a folder": [folder],
+        "output no csv": ["--output", "v.txt"],
+        "weighted without score": ["--method", "weighted"],
+        "scores missing": ["--scores", "none.csv"],
+    }.get(
+        what,
+        ["--method", "soft"]
+        if "npz" in what
+        else ["--scores", "s.csv"]
+        if "score" in what and "strange" not in what
+        else [],
+    )
 
 
-@pytest.mark.parametrize(("what", "said"), [
-    ("other photos", r"x\.csv: answers other photos than the rest: 1 missing \('c.jpg'\), 1 extra \('d.jpg'\)"),
-    ("fewer photos", r"x\.csv: answers other photos than the rest: 1 missing \('c.jpg'\)"),
-    ("no class", r"x\.csv, row 3: ans '18' is not a class"),
-    ("broken json", r"x\.json: cannot be read as JSON"),
-    ("strange score", r"x\.json: 'good' is not a score"),
-    ("no npz", r"x\.npz: does not exist"),
-    ("npz of other photos", r"x\.npz: .* 1 missing \('c.jpg'\), 1 extra \('z.jpg'\)"),
-    ("npz of a photo twice", r"x\.npz: ImageID 'b.jpg' stands twice"),
-    ("npz of 17 classes", r"x\.npz: has probabilities of 17 classes, not 18"),
-    ("scores twice", r"s\.csv: 'x' stands twice"),
-    ("scores without a name", r"s\.csv: has no column 'name'"),
-    ("score is no number", r"s\.csv, 'x': 'nan' is not a score"),
-    ("scores missing", r"none\.csv: cannot be read"),
-    ("given twice", r"x\.csv: is given twice"),
-    ("no such file", r"output/\*\.csv: does not exist"),
-    ("a folder", r"output: is not a file"),
-    ("output no csv", r"--output v\.txt: give a name that ends in \.csv"),
-    ("weighted without score", r"--method weighted: no score for 'w', 'x'"),
-])
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        (
+            "other photos",
+            r"x\.csv: answers other photos than the rest: 1 missing \('c.jpg'\), 1 extra \('d.jpg'\)",
+        ),
+        ("fewer photos", r"x\.csv: answers other photos than the rest: 1 missing \('c.jpg'\)"),
+        ("no class", r"x\.csv, row 3: ans '18' is not a class"),
+        ("broken json", r"x\.json: cannot be read as JSON"),
+        ("strange score", r"x\.json: 'good' is not a score"),
+        ("no npz", r"x\.npz: does not exist"),
+        ("npz of other photos", r"x\.npz: .* 1 missing \('c.jpg'\), 1 extra \('z.jpg'\)"),
+        ("npz of a photo twice", r"x\.npz: ImageID 'b.jpg' stands twice"),
+        ("npz of 17 classes", r"x\.npz: has probabilities of 17 classes, not 18"),
+        ("scores twice", r"s\.csv: 'x' stands twice"),
+        ("scores without a name", r"s\.csv: has no column 'name'"),
+        ("score is no number", r"s\.csv, 'x': 'nan' is not a score"),
+        ("scores missing", r"none\.csv: cannot be read"),
+        ("given twice", r"x\.csv: is given twice"),
+        ("no such file", r"output/\*\.csv: does not exist"),
+        ("a folder", r"output: is not a file"),
+        ("output no csv", r"--output v\.txt: give a name that ends in \.csv"),
+        ("weighted without score", r"--method weighted: no score for 'w', 'x'"),
+    ],
+)
 def test_what_is_wrong_is_said_and_nothing_written(folder, what, said):
     paths = [member(folder, name, [5, 6, 7]) for name in "wx"]
     more = broken(folder, what)
@@ -308,20 +369,29 @@ def test_only_votes_are_nothing_to_vote_on(folder):
 def test_members_shows_who_adds_to_the_vote(folder, capsys, method):
     ids = [f"{label}.jpg" for label in range(CLASSES)]
     right = np.arange(CLASSES)
-    spoiled = {name: np.where(right % 3 == part, (right + part + 1) % CLASSES, right) for part, name in enumerate("xyz")}
+    spoiled = {
+        name: np.where(right % 3 == part, (right + part + 1) % CLASSES, right)
+        for part, name in enumerate("xyz")
+    }
     paths = [member(folder, name, ans.tolist(), ids=ids) for name, ans in spoiled.items()]
     paths.append(member(folder, "zzz", [17] * CLASSES, ids=ids))
-    submission.write_submission(Path("answers.csv"), pd.DataFrame({"ImageID": ids[::-1], "ans": right[::-1]}))
+    submission.write_submission(
+        Path("answers.csv"), pd.DataFrame({"ImageID": ids[::-1], "ans": right[::-1]})
+    )
     args = ensemble.parse_args(["members", *paths, "--answers", "answers.csv", "--method", method])
     ensemble.contributions(args)
     said = capsys.readouterr().out.splitlines()
     rows = {line.split()[1]: line.split()[2:] for line in said if line[:3].strip().isdigit()}
     together = next(line.split()[-1] for line in said if "vote of all" in line)
-    assert f"{method} {together}" in said[-1] and "attribute " in said[-1]  # all methods side by side
+    assert (
+        f"{method} {together}" in said[-1] and "attribute " in said[-1]
+    )  # all methods side by side
     assert set(rows) == {"x", "y", "z", "zzz"}
     alone, without, adds = map(float, rows["x"])
     assert alone < 1 and without < 1 and adds > 0
-    assert float(rows["zzz"][1]) == 1 and float(rows["zzz"][2]) <= 0  # the other three together are always right
+    assert (
+        float(rows["zzz"][1]) == 1 and float(rows["zzz"][2]) <= 0
+    )  # the other three together are always right
 
 
 def test_members_wants_two_and_answers_to_the_same_photos(folder):
@@ -337,24 +407,40 @@ def test_members_wants_two_and_answers_to_the_same_photos(folder):
 
 
 def command(*argv):
-    return subprocess.run([sys.executable, str(ROOT / "ensemble.py"), *map(str, argv)], capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, str(ROOT / "ensemble.py"), *map(str, argv)], capture_output=True, text=True
+    )
 
 
 def test_the_command_votes_and_says_what_is_wrong_in_one_line(folder):
     paths = [member(folder, name, [5, 6, 7], 0.5) for name in "wx"]
     done = command("vote", *paths)
-    assert done.returncode == 0 and done.stderr == "" and "hard vote of 2 on 3 photos" in done.stdout
+    assert (
+        done.returncode == 0 and done.stderr == "" and "hard vote of 2 on 3 photos" in done.stdout
+    )
     failed = command("vote", *paths, "none.csv")
     assert failed.returncode == 2 and failed.stderr == "ensemble.py: none.csv: does not exist\n"
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["vote", "--help"], ["members", "--help"]])
 def test_help_shows_examples_and_imports_nothing_heavy(argv):
-    done = subprocess.run([sys.executable, "-X", "importtime", str(ROOT / "ensemble.py"), *argv], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", str(ROOT / "ensemble.py"), *argv],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0 and "examples:" in done.stdout and "numpy" not in done.stderr
 
 
-@pytest.mark.parametrize("argv", [["vote", "a.csv", "--top_k", "0"], ["vote", "a.csv", "--method", "loud"], ["vote"], ["members", "a.csv"]])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["vote", "a.csv", "--top_k", "0"],
+        ["vote", "a.csv", "--method", "loud"],
+        ["vote"],
+        ["members", "a.csv"],
+    ],
+)
 def test_wrong_flags_are_refused(argv, capsys):
     with pytest.raises(SystemExit) as stop:
         ensemble.parse_args(argv)

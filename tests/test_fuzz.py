@@ -11,10 +11,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import dataset
-import run_folder
-import submission
-from cli import UserError, read_json
-from model import MaskClassifier, load_model, save_model
+from core.errors import UserError
+from core.files import read_json
+from model import MaskClassifier
+from prediction import submission
+from prediction.model_file import load_model, save_model
+from training import checkpoint
 
 ANY = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -23,13 +25,29 @@ ANY = settings(max_examples=150, suppress_health_check=[HealthCheck.function_sco
 def whole(tmp_path_factory):
     """A valid file of each kind, as bytes."""
     folder = tmp_path_factory.mktemp("whole")
-    model = MaskClassifier("test_efficientnet", "joint", (32, 24), crop=[448, 336], bands=[30, 60], macro_f1=0.5, drawn=True)
+    model = MaskClassifier(
+        "test_efficientnet",
+        "joint",
+        (32, 24),
+        crop=[448, 336],
+        bands=[30, 60],
+        macro_f1=0.5,
+        drawn=True,
+    )
     save_model(model, folder / "model.safetensors")
-    run_folder.save_checkpoint(folder, epoch=1, model={"a": torch.ones(3)})
+    checkpoint.save_checkpoint(folder, epoch=1, model={"a": torch.ones(3)})
     array = io.BytesIO()
-    np.savez(array, ImageID=np.array(["a.jpg", "b.jpg"]), probabilities=np.full((2, 18), 1 / 18, np.float32))
-    return {"model": (folder / "model.safetensors").read_bytes(), "checkpoint": (folder / "last.ckpt").read_bytes(),
-            "npz": array.getvalue(), "csv": b"ImageID,ans\na.jpg,3\nb.jpg,17\n"}  # fmt: skip
+    np.savez(
+        array,
+        ImageID=np.array(["a.jpg", "b.jpg"]),
+        probabilities=np.full((2, 18), 1 / 18, np.float32),
+    )
+    return {
+        "model": (folder / "model.safetensors").read_bytes(),
+        "checkpoint": (folder / "last.ckpt").read_bytes(),
+        "npz": array.getvalue(),
+        "csv": b"ImageID,ans\na.jpg,3\nb.jpg,17\n",
+    }
 
 
 def damaged(content: bytes, changes, end: int) -> bytes:
@@ -40,7 +58,10 @@ def damaged(content: bytes, changes, end: int) -> bytes:
     return bytes(content[: len(content) - end % len(content)])
 
 
-CHANGES = st.lists(st.tuples(st.one_of(st.integers(0, 2000), st.integers(0, 10**7)), st.integers(0, 255)), max_size=6)
+CHANGES = st.lists(
+    st.tuples(st.one_of(st.integers(0, 2000), st.integers(0, 10**7)), st.integers(0, 255)),
+    max_size=6,
+)
 ENDS = st.one_of(st.just(0), st.integers(0, 10**7))
 
 
@@ -71,7 +92,7 @@ def test_bytes_for_a_model_file(tmp_path, content):
 @given(changes=CHANGES, end=ENDS)
 def test_a_damaged_checkpoint(whole, tmp_path, changes, end):
     (tmp_path / "last.ckpt").write_bytes(damaged(whole["checkpoint"], changes, end))
-    told(run_folder.load_checkpoint, tmp_path)
+    told(checkpoint.load_checkpoint, tmp_path)
 
 
 @ANY
@@ -91,15 +112,38 @@ def test_a_damaged_submission(whole, tmp_path, changes, end):
     assert frame is None or frame["ans"].between(0, 17).all()
 
 
-TEXT = st.text(st.one_of(st.sampled_from('",\n\r\t =;0123456789'), st.characters(exclude_categories=["Cs"])), max_size=80)
+TEXT = st.text(
+    st.one_of(st.sampled_from('",\n\r\t =;0123456789'), st.characters(exclude_categories=["Cs"])),
+    max_size=80,
+)
 
 
 @ANY
-@given(head=st.sampled_from(["", "ImageID,ans\n", "person,field,value,photo\n", "person,fold\n", "\ufeffImageID,ans\r\n"]), text=TEXT)
+@given(
+    head=st.sampled_from(
+        [
+            "",
+            "ImageID,ans\n",
+            "person,field,value,photo\n",
+            "person,fold\n",
+            "\ufeffImageID,ans\r\n",
+        ]
+    ),
+    text=TEXT,
+)
 def test_text_for_every_csv_and_json(tmp_path, head, text):
     path = tmp_path / "a.csv"
     path.write_bytes((head + text).encode())
-    people = pd.DataFrame({"person": ["1_male_A_20"], "id": ["1"], "gender": [0], "age": [20], "photo": ["normal"], "mask": [2]})
+    people = pd.DataFrame(
+        {
+            "person": ["1_male_A_20"],
+            "id": ["1"],
+            "gender": [0],
+            "age": [20],
+            "photo": ["normal"],
+            "mask": [2],
+        }
+    )
     told(submission.read_submission, path)
     told(lambda path: dataset.apply_corrections(people, path), path)
     told(lambda path: dataset.read_split(path, people), path)

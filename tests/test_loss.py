@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
 import loss
-from cli import UserError
+from core.errors import UserError
 from loss import create_criterion
 
 NAMES = tuple(loss.CRITERIA)
@@ -16,7 +16,9 @@ LABELS = st.lists(st.integers(0, 17), min_size=1, max_size=40)
 
 def batch(size=16, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(size, 18, generator=generator), torch.randint(0, 18, (size,), generator=generator)
+    return torch.randn(size, 18, generator=generator), torch.randint(
+        0, 18, (size,), generator=generator
+    )
 
 
 @given(LABELS, st.integers(0, 99))
@@ -25,13 +27,18 @@ def test_f1_of_decisions_is_the_macro_f1_over_the_classes_present(labels, seed):
     decided = np.random.default_rng(seed).integers(0, 18, len(target))
     logits = 1e4 * F.one_hot(torch.tensor(decided), 18).float()
     expected = f1_score(target, decided, labels=np.unique(target), average="macro", zero_division=0)
-    assert create_criterion("f1")(logits, torch.tensor(target)).item() == pytest.approx(1 - expected, abs=1e-5)
+    assert create_criterion("f1")(logits, torch.tensor(target)).item() == pytest.approx(
+        1 - expected, abs=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_one_hot_targets_equal_class_indices(name):
     logits, target = batch()
-    hard, soft = (create_criterion(name)(logits, given).item() for given in (target, F.one_hot(target, 18).float()))
+    hard, soft = (
+        create_criterion(name)(logits, given).item()
+        for given in (target, F.one_hot(target, 18).float())
+    )
     assert hard == pytest.approx(soft)
 
 
@@ -51,28 +58,41 @@ def test_smoothing_is_applied():
     logits, target = batch()
     log_p = logits.log_softmax(1)
     expected = -(0.8 * log_p[range(16), target] + 0.2 * log_p.mean(1)).mean()
-    assert create_criterion("label_smoothing", smoothing=0.2)(logits, target).item() == pytest.approx(expected.item())
-    assert create_criterion("cross_entropy", smoothing=0.2)(logits, target).item() == pytest.approx(F.cross_entropy(logits, target).item())
+    assert create_criterion("label_smoothing", smoothing=0.2)(
+        logits, target
+    ).item() == pytest.approx(expected.item())
+    assert create_criterion("cross_entropy", smoothing=0.2)(logits, target).item() == pytest.approx(
+        F.cross_entropy(logits, target).item()
+    )
 
 
 def test_focal_without_gamma_is_cross_entropy_and_with_it_looks_away_from_the_easy():
     logits, target = batch()
-    assert create_criterion("focal", gamma=0.0)(logits, target).item() == pytest.approx(F.cross_entropy(logits, target).item())
+    assert create_criterion("focal", gamma=0.0)(logits, target).item() == pytest.approx(
+        F.cross_entropy(logits, target).item()
+    )
     easy = 3 * F.one_hot(target, 18).float()
     p = easy.softmax(1)[0, target[0]].item()
-    assert create_criterion("focal", gamma=2.0)(easy, target).item() == pytest.approx((1 - p) ** 2 * -np.log(p), rel=1e-4)
+    assert create_criterion("focal", gamma=2.0)(easy, target).item() == pytest.approx(
+        (1 - p) ** 2 * -np.log(p), rel=1e-4
+    )
 
 
 def test_the_share_mixes_f1_and_cross_entropy():
     logits, target = batch()
-    f1, entropy = create_criterion("f1")(logits, target), F.cross_entropy(logits, target, label_smoothing=0.1)
+    f1, entropy = (
+        create_criterion("f1")(logits, target),
+        F.cross_entropy(logits, target, label_smoothing=0.1),
+    )
     for share in (0.0, 0.3, 1.0):
         mixed = create_criterion("cross_entropy_f1", f1_share=share, smoothing=0.1)(logits, target)
         assert mixed.item() == pytest.approx((share * f1 + (1 - share) * entropy).item())
 
 
 def test_f1_of_a_right_batch_of_16_falls_to_0_and_that_of_the_winners_cannot():
-    target = torch.tensor([0, 0, 0, 1, 1, 3, 3, 3, 4, 4, 4, 6, 9, 10, 12, 15])  # 9 of the 18 classes
+    target = torch.tensor(
+        [0, 0, 0, 1, 1, 3, 3, 3, 4, 4, 4, 6, 9, 10, 12, 15]
+    )  # 9 of the 18 classes
     logits = 100 * F.one_hot(target, 18).float()
     assert create_criterion("f1")(logits, target) < 1e-4
     assert create_criterion("f1_winners")(logits, target).item() == pytest.approx(0.5, abs=1e-3)
@@ -89,15 +109,24 @@ def test_the_winners_f1_cannot_fall_below_the_share_of_absent_classes(seed):
 def test_absent_classes_weigh_nothing():
     logits, target = batch()
     target = target % 3
-    f1 = [2 * (p * t).sum() / (p + t).sum() for p, t in zip(logits.softmax(1).T, F.one_hot(target, 18).T, strict=True)][:3]
-    assert create_criterion("f1")(logits, target).item() == pytest.approx(1 - torch.stack(f1).mean().item(), rel=1e-5)
+    f1 = [
+        2 * (p * t).sum() / (p + t).sum()
+        for p, t in zip(logits.softmax(1).T, F.one_hot(target, 18).T, strict=True)
+    ][:3]
+    assert create_criterion("f1")(logits, target).item() == pytest.approx(
+        1 - torch.stack(f1).mean().item(), rel=1e-5
+    )
 
 
 def test_memory_carries_the_counts_of_earlier_batches():
     (first, first_target), (second, second_target) = batch(8, 1), batch(8, 2)
     criterion = create_criterion("f1", memory=1.0)
-    assert criterion(first, first_target).item() == pytest.approx(create_criterion("f1")(first, first_target).item())
-    together = create_criterion("f1")(torch.cat([first, second]), torch.cat([first_target, second_target]))
+    assert criterion(first, first_target).item() == pytest.approx(
+        create_criterion("f1")(first, first_target).item()
+    )
+    together = create_criterion("f1")(
+        torch.cat([first, second]), torch.cat([first_target, second_target])
+    )
     assert criterion(second, second_target).item() == pytest.approx(together.item())
     plain = create_criterion("f1")
     plain(first, first_target)
@@ -139,7 +168,9 @@ def test_years_target_is_a_distribution_around_the_age():
 def test_years_loss_is_least_at_the_target():
     target = loss.years_target(torch.tensor([30, 60]), 100, 3.0)
     least = loss.years_loss(target.log().clamp(min=-100), target).item()
-    assert least == pytest.approx(-(target * target.log().clamp(min=-100)).sum(1).mean().item(), rel=1e-4)
+    assert least == pytest.approx(
+        -(target * target.log().clamp(min=-100)).sum(1).mean().item(), rel=1e-4
+    )
     assert loss.years_loss(target.flip(0).log().clamp(min=-100), target).item() > least + 1
 
 

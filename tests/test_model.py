@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from lightning_fabric import Fabric
 from safetensors.torch import load_file, save_file
 
-import dataset
-import machine
-import model as models
-import transforms
-from cli import UserError
-from model import FactoredHead, MaskClassifier, YearsHead, load_model, load_pretrained, predict, read_description, save_model
+import model
+from core import device, labels
+from core.errors import UserError
+from model import FactoredHead, MaskClassifier, YearsHead, load_pretrained
+from prediction import fold_batch_norms, model_file, tta
+from prediction.model_file import load_model, read_description, save_model
+from prediction.predict import predict
 
 METADATA = {"crop": [448, 336], "bands": [29, 57], "macro_f1": 0.5, "drawn": True}
 ARCHITECTURES = ("test_efficientnet", "test_resnet", "test_vit")
@@ -29,7 +30,9 @@ def tiny(architecture="test_efficientnet", head="factored", resize=(32, 32), **m
 
 
 def images(count=3, resize=(32, 32)):
-    return torch.randint(0, 256, (count, 3, *resize), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    return torch.randint(
+        0, 256, (count, 3, *resize), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
+    )
 
 
 # ---------------------------------------------------------------------------- heads
@@ -37,8 +40,12 @@ def images(count=3, resize=(32, 32)):
 
 @given(st.integers(0, 17))
 def test_factored_scores_are_sums_in_the_order_of_the_labels(label):
-    mask, gender, age = torch.tensor([[1.0, 2, 3]]), torch.tensor([[10.0, 20]]), torch.tensor([[100.0, 200, 300]])
-    m, g, a = dataset.decode(label)
+    mask, gender, age = (
+        torch.tensor([[1.0, 2, 3]]),
+        torch.tensor([[10.0, 20]]),
+        torch.tensor([[100.0, 200, 300]]),
+    )
+    m, g, a = labels.decode(label)
     assert FactoredHead.join(mask, gender, age)[0, label] == mask[0, m] + gender[0, g] + age[0, a]
 
 
@@ -57,14 +64,16 @@ def test_years_scores_are_the_shares_of_the_bands():
     for training, (low, high) in ((True, (29, 57)), (False, (30, 60))):
         head.train(training)
         bands = head(features).softmax(1).view(4, 3, 2, 3).sum((1, 2))
-        shares = torch.stack([years[:, :low].sum(1), years[:, low:high].sum(1), years[:, high:].sum(1)], 1)
+        shares = torch.stack(
+            [years[:, :low].sum(1), years[:, low:high].sum(1), years[:, high:].sum(1)], 1
+        )
         assert torch.allclose(bands, shares, atol=1e-6)
 
 
 def test_years_are_given_to_the_loss_in_training_only():
     head = YearsHead(8)
     head(torch.randn(2, 8))
-    assert head.years.shape == (2, models.YEARS)
+    assert head.years.shape == (2, model.YEARS)
     head.eval()(torch.randn(2, 8))
     assert head.years is None
 
@@ -72,7 +81,7 @@ def test_years_are_given_to_the_loss_in_training_only():
 # ---------------------------------------------------------------------------- the model
 
 
-@pytest.mark.parametrize("head", models.HEADS)
+@pytest.mark.parametrize("head", model.HEADS)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_forward_gives_18_float32_scores(architecture, head):
     model = tiny(architecture, head, (48, 32) if architecture != "test_vit" else (64, 48))
@@ -90,7 +99,9 @@ def test_the_model_normalises_with_its_own_statistics():
     model.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     photos = images()
     model(photos)
-    expected = (photos / 255 - torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)) / torch.tensor([0.5, 0.25, 0.2]).view(3, 1, 1)
+    expected = (photos / 255 - torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)) / torch.tensor(
+        [0.5, 0.25, 0.2]
+    ).view(3, 1, 1)
     assert torch.allclose(seen[0], expected, atol=1e-5)
 
 
@@ -104,15 +115,20 @@ def test_offsets_move_the_answers():
     assert torch.allclose(after.exp().sum(1), torch.ones(3))
 
 
-@pytest.mark.parametrize(("architecture", "more", "told"), [
-    ("resnet_50000", {}, "has no model 'resnet_50000'; near are"), ("", {}, "has no model"),
-
-    ("hf_hub:somebody/model", {}, "has no model"),
-    ("test_resnet", {"nonsense": 1}, "nonsense"), ("test_resnet", {"num_classes": 2}, "num_classes"),
-    ("test_resnet", {"act_layer": "nonsense"}, "test_resnet"),
-    ("test_vit", {"patch_size": 0}, "test_vit"), ("test_vit", {"embed_dim": 7}, "test_vit"),
-    ("test_resnet", {"in_chans": -1}, "test_resnet"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("architecture", "more", "told"),
+    [
+        ("resnet_50000", {}, "has no model 'resnet_50000'; near are"),
+        ("", {}, "has no model"),
+        ("hf_hub:somebody/model", {}, "has no model"),
+        ("test_resnet", {"nonsense": 1}, "nonsense"),
+        ("test_resnet", {"num_classes": 2}, "num_classes"),
+        ("test_resnet", {"act_layer": "nonsense"}, "test_resnet"),
+        ("test_vit", {"patch_size": 0}, "test_vit"),
+        ("test_vit", {"embed_dim": 7}, "test_vit"),
+        ("test_resnet", {"in_chans": -1}, "test_resnet"),
+    ],
+)
 def test_a_model_that_cannot_be_made_is_told_in_one_line(architecture, more, told):
     with pytest.raises(UserError) as error:
         tiny(architecture, model_kwargs=more)
@@ -121,7 +137,9 @@ def test_a_model_that_cannot_be_made_is_told_in_one_line(architecture, more, tol
 
 
 def test_model_kwargs_reach_timm():
-    assert tiny("test_vit", model_kwargs={"embed_dim": 32, "num_heads": 1}).head.mask.in_features == 32
+    assert (
+        tiny("test_vit", model_kwargs={"embed_dim": 32, "num_heads": 1}).head.mask.in_features == 32
+    )
 
 
 # ---------------------------------------------------------------------------- pretrained weights from a file
@@ -149,7 +167,12 @@ def test_a_model_file_of_ours_gives_its_backbone(tmp_path):
     save_model(source, tmp_path / "a.safetensors")
     model = MaskClassifier("test_efficientnet", "joint", (32, 32))
     load_pretrained(model, str(tmp_path / "a.safetensors"))
-    assert all(torch.equal(a, b) for a, b in zip(model.backbone.state_dict().values(), source.backbone.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(
+            model.backbone.state_dict().values(), source.backbone.state_dict().values(), strict=True
+        )
+    )
 
 
 def test_no_pretrained_weights_leave_the_start():
@@ -182,8 +205,19 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, name):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("content", [{}, [1, 2], torch.zeros(3), {"state_dict": [3]}, {0: torch.zeros(1)}, {"model": torch.zeros(2)},
-                                     {"conv1.weight": 5}, {"conv1.weight": torch.zeros(2)}])  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [
+        {},
+        [1, 2],
+        torch.zeros(3),
+        {"state_dict": [3]},
+        {0: torch.zeros(1)},
+        {"model": torch.zeros(2)},
+        {"conv1.weight": 5},
+        {"conv1.weight": torch.zeros(2)},
+    ],
+)
 def test_other_contents_and_other_models_are_refused(tmp_path, content):
     torch.save(content, tmp_path / "weights.pth")
     with pytest.raises(UserError) as error:
@@ -202,7 +236,7 @@ def test_weights_of_another_model_are_refused(tmp_path):
 # ---------------------------------------------------------------------------- the model file
 
 
-@pytest.mark.parametrize("head", models.HEADS)
+@pytest.mark.parametrize("head", model.HEADS)
 @pytest.mark.parametrize("architecture", ["test_efficientnet", "test_vit"])
 def test_a_saved_model_gives_the_same_answers(tmp_path, architecture, head):
     model = tiny(architecture, head, (64, 48), mean=[0.1, 0.2, 0.3], std=[0.3, 0.2, 0.1], drop=0.3)
@@ -211,41 +245,72 @@ def test_a_saved_model_gives_the_same_answers(tmp_path, architecture, head):
     again = load_model(tmp_path / "a.safetensors")
     assert not again.training
     with torch.inference_mode():
-        assert torch.equal(again.log_probabilities(images(2, (64, 48))), model.log_probabilities(images(2, (64, 48))))
+        assert torch.equal(
+            again.log_probabilities(images(2, (64, 48))),
+            model.log_probabilities(images(2, (64, 48))),
+        )
     description = read_description(tmp_path / "a.safetensors")
     assert description["crop"] == [448, 336]
     assert description["epoch"] == 3
-    assert description["class_names"] == list(dataset.CLASS_NAMES)
+    assert description["class_names"] == list(labels.CLASS_NAMES)
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
 
 
 def test_other_weights_may_be_saved_under_the_description(tmp_path):
     model = tiny()
-    state = {name: tensor + 1 if tensor.is_floating_point() else tensor for name, tensor in model.state_dict().items()}
+    state = {
+        name: tensor + 1 if tensor.is_floating_point() else tensor
+        for name, tensor in model.state_dict().items()
+    }
     save_model(model, tmp_path / "a.safetensors", state, macro_f1=0.75)
     assert read_description(tmp_path / "a.safetensors")["macro_f1"] == 0.75
-    assert torch.equal(load_model(tmp_path / "a.safetensors").head.mask.bias, model.head.mask.bias + 1)
+    assert torch.equal(
+        load_model(tmp_path / "a.safetensors").head.mask.bias, model.head.mask.bias + 1
+    )
 
 
 def test_set_offsets_changes_nothing_else(tmp_path):
     path = tmp_path / "a.safetensors"
     save_model(tiny(), path)
     before, description = load_file(path), read_description(path)
-    models.set_offsets(path, np.arange(18.0))
+    model_file.set_offsets(path, np.arange(18.0))
     after = load_file(path)
     assert after.pop("offsets").tolist() == list(range(18))
     assert all(torch.equal(after[name], before[name]) for name in after)
     assert read_description(path) == description
 
 
-@pytest.mark.parametrize(("key", "value"), [
-    ("format_version", 2), ("format_version", None), ("class_names", ["a", "b"]), ("class_names", 18), ("architecture", 5),
-    ("head", "other"), ("head", []), ("resize", [32]), ("resize", [32, "32"]), ("resize", [0, 32]), ("resize", [10**9, 32]),
-    ("crop", "all"),
-    ("crop", [1.5, 2]), ("mean", [0.5, 0.5]), ("mean", ["a", "b", "c"]), ("std", [0, 0.5, 0.5]), ("std", None), ("bands", [60, 30]),
-    ("std", [float("nan")] * 3), ("mean", [float("inf")] * 3),
-    ("bands", "30 60"), ("model_kwargs", [1]), ("macro_f1", "high"), ("drawn", "yes"), ("drop", "some"), ("drop", 3),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("format_version", 2),
+        ("format_version", None),
+        ("class_names", ["a", "b"]),
+        ("class_names", 18),
+        ("architecture", 5),
+        ("head", "other"),
+        ("head", []),
+        ("resize", [32]),
+        ("resize", [32, "32"]),
+        ("resize", [0, 32]),
+        ("resize", [10**9, 32]),
+        ("crop", "all"),
+        ("crop", [1.5, 2]),
+        ("mean", [0.5, 0.5]),
+        ("mean", ["a", "b", "c"]),
+        ("std", [0, 0.5, 0.5]),
+        ("std", None),
+        ("bands", [60, 30]),
+        ("std", [float("nan")] * 3),
+        ("mean", [float("inf")] * 3),
+        ("bands", "30 60"),
+        ("model_kwargs", [1]),
+        ("macro_f1", "high"),
+        ("drawn", "yes"),
+        ("drop", "some"),
+        ("drop", 3),
+    ],
+)
 def test_metadata_that_cannot_be_served_is_told(tmp_path, key, value):
     save_model(tiny(), tmp_path / "a.safetensors", **{key: value})
     with pytest.raises(UserError, match=key) as error:
@@ -253,12 +318,28 @@ def test_metadata_that_cannot_be_served_is_told(tmp_path, key, value):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("key", ["format_version", "class_names", "architecture", "resize", "crop", "mean", "bands", "macro_f1"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "format_version",
+        "class_names",
+        "architecture",
+        "resize",
+        "crop",
+        "mean",
+        "bands",
+        "macro_f1",
+    ],
+)
 def test_metadata_that_is_missing_is_told(tmp_path, key):
     save_model(tiny(), tmp_path / "a.safetensors")
     description = read_description(tmp_path / "a.safetensors")
     del description[key]
-    save_file(load_file(tmp_path / "a.safetensors"), tmp_path / "b.safetensors", {"mask_classifier": json.dumps(description)})
+    save_file(
+        load_file(tmp_path / "a.safetensors"),
+        tmp_path / "b.safetensors",
+        {"mask_classifier": json.dumps(description)},
+    )
     with pytest.raises(UserError, match=f"{key}.*missing"):
         load_model(tmp_path / "b.safetensors")
 
@@ -268,10 +349,15 @@ def test_files_that_are_no_model_files_are_told(tmp_path):
     good = (tmp_path / "good.safetensors").read_bytes()
     deep = b"[" * 200_000
     contents = {
-        "empty": b"", "short": good[:5], "head": good[:300], "oversized": struct.pack("<Q", 10**15) + good[8:],
-        "text": b"a letter to somebody, and no model at all", "deep": struct.pack("<Q", len(deep)) + deep,
-        "list": struct.pack("<Q", 2) + b"[]", "bare": struct.pack("<Q", 2) + b"{}",
-    }  # fmt: skip
+        "empty": b"",
+        "short": good[:5],
+        "head": good[:300],
+        "oversized": struct.pack("<Q", 10**15) + good[8:],
+        "text": b"a letter to somebody, and no model at all",
+        "deep": struct.pack("<Q", len(deep)) + deep,
+        "list": struct.pack("<Q", 2) + b"[]",
+        "bare": struct.pack("<Q", 2) + b"{}",
+    }
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
     save_file({"a": torch.zeros(1)}, tmp_path / "other")
@@ -311,14 +397,28 @@ def test_predict_puts_rows_where_they_belong_and_marks_the_unread(ways):
     fabric = Fabric(accelerator="cpu", devices=1)
     answers = predict(Fixed(), loader, 7, fabric, channels_last=False, ways=ways)
     assert (answers.shape, answers.dtype) == ((7, 18), np.float32)
-    assert np.isnan(answers).any(1).tolist() == [False, False, True, False, False, False, True]  # row 6 was never served
+    assert np.isnan(answers).any(1).tolist() == [
+        False,
+        False,
+        True,
+        False,
+        False,
+        False,
+        True,
+    ]  # row 6 was never served
     expected = Fixed().log_probabilities(pixels.permute(0, 3, 1, 2)).numpy()
     assert np.allclose(answers[[4, 0, 3, 1, 5]], expected[[0, 1, 3, 4, 5]])
 
 
 def test_a_row_served_twice_counts_once():
     pixels = torch.full((2, 4, 4, 3), 100, dtype=torch.uint8)
-    answers = predict(Fixed(), [(pixels, torch.tensor([0, 0]))], 1, Fabric(accelerator="cpu", devices=1), channels_last=True)
+    answers = predict(
+        Fixed(),
+        [(pixels, torch.tensor([0, 0]))],
+        1,
+        Fabric(accelerator="cpu", devices=1),
+        channels_last=True,
+    )
     assert np.exp(answers).sum() == pytest.approx(1)
 
 
@@ -326,11 +426,15 @@ def test_views_are_averaged_as_probabilities():
     pixels = torch.zeros(1, 4, 4, 3, dtype=torch.uint8)
     pixels[:, :, :2] = 200
     fabric = Fabric(accelerator="cpu", devices=1)
-    answers = predict(Fixed(), [(pixels, torch.tensor([0]))], 1, fabric, channels_last=False, views=["flip"])
+    answers = predict(
+        Fixed(), [(pixels, torch.tensor([0]))], 1, fabric, channels_last=False, views=["flip"]
+    )
     photos = pixels.permute(0, 3, 1, 2)
-    expected = (Fixed().log_probabilities(photos).exp() + Fixed().log_probabilities(photos.flip(-1)).exp()) / 2
+    expected = (
+        Fixed().log_probabilities(photos).exp() + Fixed().log_probabilities(photos.flip(-1)).exp()
+    ) / 2
     assert np.allclose(np.exp(answers), expected, atol=1e-6)
-    assert len(list(transforms.views(photos, ["flip"]))) == 2
+    assert len(list(tta.views(photos, ["flip"]))) == 2
 
 
 class Overflowing(torch.nn.Module):
@@ -368,17 +472,27 @@ def trained(architecture, resize=(64, 64)):
     return model
 
 
-@pytest.mark.parametrize(("architecture", "all_of_them"), [
-    ("mobilenetv2_100", True), ("resnet10t", True), ("test_efficientnet", True), ("regnety_002", True), ("densenet121", False),
-    ("test_vit", True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("architecture", "all_of_them"),
+    [
+        ("mobilenetv2_100", True),
+        ("resnet10t", True),
+        ("test_efficientnet", True),
+        ("regnety_002", True),
+        ("densenet121", False),
+        ("test_vit", True),
+    ],
+)
 def test_folding_batch_norms_changes_no_answer(architecture, all_of_them):
     model = trained(architecture)
     before = model.log_probabilities(images(4, (64, 64)))
     norms = sum(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
-    folded = models.fold_batch_norms(model)
+    folded = fold_batch_norms.fold_batch_norms(model)
     assert folded == norms if all_of_them else 0 < folded < norms
-    assert sum(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules()) == norms - folded
+    assert (
+        sum(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
+        == norms - folded
+    )
     assert torch.allclose(model.log_probabilities(images(4, (64, 64))), before, atol=1e-4)
 
 
@@ -395,19 +509,31 @@ def test_a_convolution_whose_output_goes_elsewhere_too_is_left_alone(monkeypatch
             made = self.conv(images)
             return (self.norm(made) + made).mean((2, 3))
 
-    monkeypatch.setattr(models, "create_backbone", lambda *_: Twice())
+    monkeypatch.setattr("model.create_backbone", lambda *_: Twice())
     model = tiny("two ways")
     before = model(images())
-    assert models.fold_batch_norms(model) == 0
-    assert isinstance(model.backbone.norm, torch.nn.BatchNorm2d) and torch.equal(model(images()), before)
+    assert fold_batch_norms.fold_batch_norms(model) == 0
+    assert isinstance(model.backbone.norm, torch.nn.BatchNorm2d) and torch.equal(
+        model(images()), before
+    )
 
 
 def test_predict_leaves_training_mode():
     model = tiny().train()
-    fabric = SimpleNamespace(device=torch.device("cpu"), world_size=1, autocast=Fabric(accelerator="cpu", devices=1).autocast)
+    fabric = SimpleNamespace(
+        device=torch.device("cpu"),
+        world_size=1,
+        autocast=Fabric(accelerator="cpu", devices=1).autocast,
+    )
     pixels = images(2).permute(0, 2, 3, 1)
     first = predict(model, [(pixels, torch.tensor([0, 1]))], 2, fabric, channels_last=False)
-    second = predict(model, [(pixels[[1]], torch.tensor([1])), (pixels[[0]], torch.tensor([0]))], 2, fabric, channels_last=True)
+    second = predict(
+        model,
+        [(pixels[[1]], torch.tensor([1])), (pixels[[0]], torch.tensor([0]))],
+        2,
+        fabric,
+        channels_last=True,
+    )
     assert not model.training
     assert np.allclose(first, second, atol=1e-4)
 
@@ -418,7 +544,9 @@ def test_fused_attention_answers_alike():
     fused = [module for module in model.modules() if hasattr(module, "fused_attn")]
     with torch.inference_mode():
         before = model(photos)
-        machine.fuse_attention(model, "cpu", training=True)
+        device.fuse_attention(model, "cpu", training=True)
         assert fused and not any(module.fused_attn for module in fused)
-        machine.fuse_attention(model, "cpu", training=False)
-        assert all(module.fused_attn for module in fused) and torch.allclose(model(photos), before, atol=1e-5)
+        device.fuse_attention(model, "cpu", training=False)
+        assert all(module.fused_attn for module in fused) and torch.allclose(
+            model(photos), before, atol=1e-5
+        )

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from cli import ROOT
+from core.folders import ROOT
 
 SCRIPTS = ("setup.sh", "train.sh", "inference.sh", "test.sh")
 TOOLS = ("sh", "sort", "head", "tr", "dirname", "rm", "mkdir", "cat", "cp", "chmod")
@@ -59,13 +59,29 @@ class Machine:
             (self.path / "met").touch()
 
     def gpus(self, *capabilities):
-        self.put("nvidia-smi", "#!/bin/sh\n" + "".join(f"echo {capability}\n" for capability in capabilities))
+        self.put(
+            "nvidia-smi",
+            "#!/bin/sh\n" + "".join(f"echo {capability}\n" for capability in capabilities),
+        )
 
     def run(self, script="inference.sh", *arguments, **variables):
         self.log.write_text("")
-        environment = {"PATH": str(self.path), "LOG": str(self.log), "FAIL": str(self.fail), "STUB": "python3", "HOME": str(self.house),
-                       "UV_PYTHON": str(self.path / "python3"), **variables}  # fmt: skip
-        return subprocess.run(["sh", self.house / script, *arguments], env=environment, capture_output=True, text=True, timeout=60)
+        environment = {
+            "PATH": str(self.path),
+            "LOG": str(self.log),
+            "FAIL": str(self.fail),
+            "STUB": "python3",
+            "HOME": str(self.house),
+            "UV_PYTHON": str(self.path / "python3"),
+            **variables,
+        }
+        return subprocess.run(
+            ["sh", self.house / script, *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
 
     def installs(self):
         return [line for line in self.log.read_text().splitlines() if "install" in line]
@@ -82,10 +98,20 @@ def test_scripts_are_plain_sh(script):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize(("capabilities", "torch"), [
-    ([], "2.12.1"), (["7.0"], "2.7.1"), (["6.1"], "2.7.1"), (["7.5"], "2.12.1"), (["9.0"], "2.12.1"), (["12.0"], "2.12.1"),
-    (["9.0", "7.0"], "2.7.1"), (["12.0", "9.0"], "2.12.1"), (["[N/A]"], "2.12.1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("capabilities", "torch"),
+    [
+        ([], "2.12.1"),
+        (["7.0"], "2.7.1"),
+        (["6.1"], "2.7.1"),
+        (["7.5"], "2.12.1"),
+        (["9.0"], "2.12.1"),
+        (["12.0"], "2.12.1"),
+        (["9.0", "7.0"], "2.7.1"),
+        (["12.0", "9.0"], "2.12.1"),
+        (["[N/A]"], "2.12.1"),
+    ],
+)
 def test_the_pair_of_torch_suits_the_oldest_gpu(machine, capabilities, torch):
     machine.python()
     if capabilities:
@@ -199,30 +225,54 @@ def test_another_python_may_be_named(machine, tmp_path):
     assert machine.run(PYTHON=str(tmp_path / "other" / "mine")).returncode == 0
 
 
-@pytest.mark.parametrize(("installed", "capability", "met"), [
-    (("2.7.1", "0.22.1", "2.7.1"), "7.0", True), (("2.12.1", "0.27.1", "2.12.1"), "7.0", False),
-    (("2.7.1", "0.22.1", "2.7.1"), "12.0", False), (("2.12.1", "0.27.1", "2.12.1"), "12.0", True),
-    (("2.7.1", "0.22.1", "2.7.1"), "9.0", True), (("2.12.1+cpu", "0.27.1+cpu", "2.12.1"), None, True),
-    (("2.6.0", "0.22.1", "2.6.0"), None, False), (("2.12.1", "0.22.1", "2.7.1"), None, False), (("2.7.1", None, None), None, False),
-])  # fmt: skip
-def test_a_real_python_is_asked_for_versions_the_gpu_and_the_pair(machine, tmp_path, installed, capability, met):
+@pytest.mark.parametrize(
+    ("installed", "capability", "met"),
+    [
+        (("2.7.1", "0.22.1", "2.7.1"), "7.0", True),
+        (("2.12.1", "0.27.1", "2.12.1"), "7.0", False),
+        (("2.7.1", "0.22.1", "2.7.1"), "12.0", False),
+        (("2.12.1", "0.27.1", "2.12.1"), "12.0", True),
+        (("2.7.1", "0.22.1", "2.7.1"), "9.0", True),
+        (("2.12.1+cpu", "0.27.1+cpu", "2.12.1"), None, True),
+        (("2.6.0", "0.22.1", "2.6.0"), None, False),
+        (("2.12.1", "0.22.1", "2.7.1"), None, False),
+        (("2.7.1", None, None), None, False),
+    ],
+)
+def test_a_real_python_is_asked_for_versions_the_gpu_and_the_pair(
+    machine, tmp_path, installed, capability, met
+):
     torch, torchvision, needs = installed
-    for name, version, more in (("torch", torch, ""), ("torchvision", torchvision, f"Requires-Dist: torch=={needs}\n")):
+    for name, version, more in (
+        ("torch", torch, ""),
+        ("torchvision", torchvision, f"Requires-Dist: torch=={needs}\n"),
+    ):
         if version:
             folder = tmp_path / "site" / f"{name}-{version}.dist-info"
             folder.mkdir(parents=True)
-            (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{more}")
-    lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line.startswith("torch")]
+            (folder / "METADATA").write_text(
+                f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{more}"
+            )
+    lines = [
+        line
+        for line in (ROOT / "requirements.txt").read_text().splitlines()
+        if line.startswith("torch")
+    ]
     (machine.house / "requirements.txt").write_text("\n".join(["# two of them", *lines]) + "\n")
     if capability:
         machine.gpus(capability)
     import packaging
 
     (tmp_path / "site" / "packaging").symlink_to(os.path.dirname(packaging.__file__))  # noqa: PTH120
-    machine.put("real", f'#!/bin/sh\nexport PYTHONPATH="{tmp_path}/site"\n'
-                f'case $1 in *inference.py) echo taken ;; -m) exit 1 ;; *) exec "{sys.executable}" -S "$@" ;; esac\n')  # fmt: skip
+    machine.put(
+        "real",
+        f'#!/bin/sh\nexport PYTHONPATH="{tmp_path}/site"\n'
+        f'case $1 in *inference.py) echo taken ;; -m) exit 1 ;; *) exec "{sys.executable}" -S "$@" ;; esac\n',
+    )
     done = machine.run(PYTHON="real")
-    assert ("taken" in done.stdout, "installing into" in done.stdout) == (met, not met), done.stdout + done.stderr
+    assert ("taken" in done.stdout, "installing into" in done.stdout) == (met, not met), (
+        done.stdout + done.stderr
+    )
 
 
 # ---------------------------------------------------------------------------- what the scripts run then
@@ -234,17 +284,28 @@ def test_train_draws_the_sample_only_without_data_of_ones_own(machine, tmp_path)
     machine.python(met=True)
     house = machine.house
     done = machine.run("train.sh", "--epochs", "1")
-    assert done.stdout.splitlines() == [f"ran {house}/prepare.py sample sample",
-                                        f"ran {house}/train.py --data_dir sample/train --recipe sample --epochs 1"]  # fmt: skip
+    assert done.stdout.splitlines() == [
+        f"ran {house}/prepare.py sample sample",
+        f"ran {house}/train.py --data_dir sample/train --recipe sample --epochs 1",
+    ]
     for arguments in (["--data_dir", "x y"], ["--data_dir=x"], ["--help"], []):
-        done = machine.run("train.sh", *arguments, **({} if arguments else {"SM_CHANNEL_TRAIN": "/data"}))
+        done = machine.run(
+            "train.sh", *arguments, **({} if arguments else {"SM_CHANNEL_TRAIN": "/data"})
+        )
         assert done.stdout == " ".join(["ran", f"{house}/train.py", *arguments]) + "\n"
 
 
-@pytest.mark.parametrize(("arguments", "variables", "processes"), [
-    (["--devices", "4"], {}, 4), (["--devices=2"], {}, 2), ([], {"SM_NUM_GPUS": "8"}, 8), (["--devices", "1"], {"SM_NUM_GPUS": "8"}, None),
-    ([], {"SM_NUM_GPUS": "0"}, None), (["--devices", "x"], {}, None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "variables", "processes"),
+    [
+        (["--devices", "4"], {}, 4),
+        (["--devices=2"], {}, 2),
+        ([], {"SM_NUM_GPUS": "8"}, 8),
+        (["--devices", "1"], {"SM_NUM_GPUS": "8"}, None),
+        ([], {"SM_NUM_GPUS": "0"}, None),
+        (["--devices", "x"], {}, None),
+    ],
+)
 def test_several_devices_are_started_by_torchrun(machine, arguments, variables, processes):
     machine.python(met=True)
     done = machine.run("train.sh", *arguments, SM_CHANNEL_TRAIN="/data", **variables)

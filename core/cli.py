@@ -1,0 +1,74 @@
+"""What every command shares: its parser, its help, and errors in one line. Standard library only."""
+
+import argparse
+import os
+import sys
+import textwrap
+from itertools import groupby
+from pathlib import Path
+
+from core.errors import UserError
+from core.folders import ROOT
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Says what is wrong with a command in one line, as everything else here does."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {message}; --help says what it takes\n")
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows every default, keeps the lines of commands and examples, which are indented, and fills the paragraphs between them."""
+
+    def _get_help_string(self, action):
+        if action.default in (None, [], False) or "default" in (action.help or ""):
+            return action.help
+        if isinstance(action.default, list):
+            return f"{action.help} (default: {' '.join(map(str, action.default))})"
+        return super()._get_help_string(action)
+
+    def _fill_text(self, text, width, indent):
+        blocks = groupby(
+            text.splitlines(), key=lambda line: "line" if line.startswith(" ") else bool(line)
+        )
+        return "\n".join(
+            textwrap.fill(" ".join(lines), width) if of_words is True else "\n".join(lines)
+            for of_words, lines in blocks
+        )
+
+
+def run(main, args) -> None:
+    """Call `main(args)` and end the process: 0, 2 with one line for a `UserError`, 130 for Ctrl-C."""
+    try:
+        status = main(args)
+    except UserError as error:
+        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        print(f"\n{Path(sys.argv[0]).name}: stopped by Ctrl-C", file=sys.stderr)
+        status = 130
+    except BrokenPipeError:  # the reader of our output (head, less) has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    sys.exit(status or 0)
+
+
+def _tell_what_is_missing(kind, error, trace) -> None:
+    """A package of requirements.txt that this Python has not: one line instead of a traceback (sys.excepthook)."""
+    if kind is ModuleNotFoundError:
+        venv = ROOT / ".venv" / "bin" / "python"
+        way = (
+            f"use the one that set-up made, {venv}"
+            if venv.is_file()
+            else "'sh train.sh' installs all that is needed"
+        )
+        print(
+            f"{Path(sys.argv[0]).name}: this Python ({sys.executable}) has no {error.name}; {way}",
+            file=sys.stderr,
+        )
+        raise SystemExit(2)
+    sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = _tell_what_is_missing

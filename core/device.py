@@ -1,0 +1,201 @@
+"""How a model runs on this machine: accelerator, precision, memory layout, compilation."""
+
+import copy
+import ctypes
+import os
+import time
+from dataclasses import dataclass
+
+import torch
+
+from core.errors import UserError
+from core.memory import available_memory, fit
+
+FABRIC_PRECISION = {"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}
+
+
+@dataclass
+class Choice:
+    """How a model is run: precision (bf16, fp16, fp32), memory layout, activation checkpointing, parts a batch is split into, the
+    threads that compute on a CPU (None: as PyTorch does), whether it is compiled (None: not decided yet)."""
+
+    precision: str
+    channels_last: bool
+    reason: str
+    checkpointing: bool = False
+    split: int = 1
+    threads: int | None = None
+    compiled: bool | None = None
+
+    @property
+    def fabric_precision(self) -> str:
+        return FABRIC_PRECISION[self.precision]
+
+    def __str__(self):
+        text = f"{self.precision}, channels {'last' if self.channels_last else 'first'} ({self.reason})"
+        text += f", {self.threads} thread{'s' * (self.threads > 1)}" if self.threads else ""
+        text += ", activation checkpointing" if self.checkpointing else ""
+        return text + (f", each batch in {self.split} parts" if self.split > 1 else "")
+
+
+def accelerator(name: str = "auto") -> str:
+    """ "auto" -> "cuda", "mps" or "cpu", as PyTorch finds them."""
+    if name not in ("auto", "gpu"):
+        return name
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def choose(model, device: str, args, training: bool, resize=None) -> Choice:
+    """Precision, layout and, for training, what is needed to fit in memory, for `model` on `device` under the flags `args`.
+
+    In training a GPU from compute capability 8.0 on takes bf16, an older one fp16, and a CPU whichever of fp32 and bf16 is faster.
+    Answers are to be those of fp32: a GPU gives them in fp16, which is three bits nearer than bf16, a CPU in fp32. On a CPU the
+    candidates are timed on a few photos, forward and for training backward: for the same bits from run to run, name --precision
+    and --layout. Raises UserError for a batch that cannot fit.
+    """
+    resize = resize or args.resize
+    if args.precision == "fp16" and device == "cpu":
+        raise UserError("--precision fp16: needs a GPU; use bf16, fp32 or auto on a CPU")
+    if device == "cuda":
+        if training:
+            torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in fp32
+        bf16 = training and torch.cuda.get_device_capability() >= (8, 0)
+        choice = Choice(
+            "bf16" if bf16 else answering_precision(device), True, torch.cuda.get_device_name()
+        )
+    elif device == "mps":
+        choice = Choice("fp32", False, "Apple's GPU")
+    else:
+        precisions = (
+            [args.precision]
+            if args.precision != "auto"
+            else ["fp32", "bf16"]
+            if training
+            else [answering_precision(device)]
+        )
+        layouts = [True, False] if args.layout == "auto" else [args.layout == "last"]
+        choice = fastest(model, precisions, layouts, resize, args.batch_size, training)
+        choice.threads = torch.get_num_threads()
+    if args.precision != "auto":
+        choice.precision = args.precision
+    if args.layout != "auto":
+        choice.channels_last = args.layout == "last"
+    if training:
+        free = torch.cuda.mem_get_info()[0] if device == "cuda" else available_memory()
+        fit(model, choice, args, free)
+    return choice
+
+
+def answering_precision(device: str) -> str:
+    """The precision in which a model is validated and answers: see `choose`."""
+    return "fp16" if device == "cuda" else "fp32"
+
+
+def fastest(model, precisions, layouts, resize, batch_size, training) -> Choice:
+    """The fastest of `precisions` x `layouts` (True is channels last) for `model` on this CPU, timed in turn.
+
+    bf16 has to be 15 % faster than fp32 to be taken: what is nearly a tie should not come out now so, now otherwise.
+    """
+    ways = [(precision, layout) for precision in precisions for layout in layouts]
+    if len(ways) == 1:
+        return Choice(*ways[0], "as asked")
+    seconds = dict.fromkeys(ways, float("inf"))
+    for repeat in range(4):  # the first warms up
+        for way in ways:
+            taken = _seconds(model, *way, resize, min(batch_size, 8), training)
+            seconds[way] = min(seconds[way], taken) if repeat else seconds[way]
+    best = min(ways, key=lambda way: seconds[way] * (1.15 if way[0] == "bf16" else 1))
+    return Choice(
+        *best,
+        f"{max(seconds.values()) / seconds[best]:.1f} times as fast as the slowest of {len(ways)} ways tried",
+    )
+
+
+def _seconds(model, precision, channels_last, resize, batch_size, training) -> float:
+    """Seconds of one step of `model` on random photos; its weights and statistics stay as they are."""
+    images = torch.full((batch_size, 3, *resize), 128, dtype=torch.uint8)
+    images = images.contiguous(
+        memory_format=torch.channels_last if channels_last else torch.contiguous_format
+    )
+    model.eval()  # batch statistics must not learn from these
+    start = time.perf_counter()
+    with (
+        torch.set_grad_enabled(training),
+        torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"),
+    ):
+        scores = model(images)
+    if training:
+        scores.sum().backward()
+        model.zero_grad(set_to_none=True)
+    return time.perf_counter() - start
+
+
+def flops(model, resize) -> float:
+    """Floating-point operations of `model` for one photo forward, counted; a training step takes three times as many."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = copy.deepcopy(model).to("meta").eval()  # shapes without numbers: nothing is computed
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros((1, 3, *resize), dtype=torch.uint8, device="meta"))
+    return counter.get_total_flops()
+
+
+def ceiling(device, precision: str) -> float:
+    """Floating-point operations a second of a large matrix product on `device`: the best of ten."""
+    size = 8192 if device.type == "cuda" else 2048
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
+    a, b = torch.randn(2, size, size, device=device).to(dtype)
+    seconds = []
+    for _ in range(10):
+        start = time.perf_counter()
+        a @ b
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / min(seconds)
+
+
+def fuse_attention(model, device: str, training: bool) -> None:
+    """Let the backbone's attention run as PyTorch's one fused operation, which timm leaves off in Swin: the same answers up to rounding.
+
+    On a CPU it answers faster and trains slower (docs/speed.md): in training there the backbone stays as timm made it.
+    Not measured on a GPU.
+    """
+    for module in model.modules():
+        if hasattr(module, "fused_attn") and not (training and device == "cpu"):
+            module.fused_attn = True
+
+
+def compiles(wish: str, device: str, passes: int, worth: int) -> bool:
+    """Whether to compile the model: yes, no, or auto: on a GPU, where more than `worth` `passes` earn the minute it takes."""
+    return wish == "yes" or (wish == "auto" and device == "cuda" and passes > worth)
+
+
+def share_of_peak(model, device, precision: str) -> float:
+    """Share of the device's `ceiling` that training on one photo a second takes, all layers: times images/s of a device it is the MFU.
+
+    Model FLOPs utilisation: Chowdhery et al. 2022, https://arxiv.org/abs/2204.02311, here of a measured peak instead of the data sheet's.
+    """
+    return 3 * flops(model, model.description["resize"]) / ceiling(device, precision)
+
+
+def keep_memory(device: str) -> None:
+    """On a CPU under glibc: memory that was freed stays with this process and is used again.
+
+    Else every large tensor is mapped anew and its pages are zeroed one by one by the kernel, which takes as long as a small CNN
+    computes (docs/speed.md). All threads share one heap, since only that one may grow as large as it has to. See mallopt(3).
+    """
+    mallopt = (
+        getattr(ctypes.CDLL(None), "mallopt", None)
+        if device == "cpu" and os.name == "posix"
+        else None
+    )
+    if mallopt:
+        for parameter, value in (
+            (-4, 0),
+            (-1, -1),
+            (-8, 1),
+        ):  # M_MMAP_MAX: never; M_TRIM_THRESHOLD: never; M_ARENA_MAX: one
+            mallopt(parameter, value)

@@ -1,0 +1,88 @@
+"""Where photos, runs and submissions are: flags, SageMaker's variables, defaults. Standard library only."""
+
+import os
+from pathlib import Path
+
+from core.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+SAGEMAKER = Path("/opt/ml/input/data")
+
+
+SAMPLE = Path("sample")
+
+
+IMAGE_EXTENSIONS = {
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".webp",
+    ".bmp",
+    ".gif",
+    ".tif",
+    ".tiff",
+}  # of photos in a folder without a list
+
+
+DRAWN_MARK = "drawn.json"  # prepare.py leaves it in the root of every sample set it draws
+
+
+def data_folder(flag: str | None, channel: str) -> tuple[Path, str]:
+    """The folder of photos for `channel` ("train" or "eval") and where the choice came from.
+
+    A flag beats SM_CHANNEL_TRAIN / SM_CHANNEL_EVAL, which beat SageMaker's own folder, which beats the drawn sample.
+    """
+    variable = f"SM_CHANNEL_{channel.upper()}"
+    if flag:
+        return existing_folder(flag, "--data_dir"), "--data_dir"
+    if os.environ.get(variable):
+        return existing_folder(os.environ[variable], variable), variable
+    if (SAGEMAKER / channel).is_dir():
+        return SAGEMAKER / channel, "SageMaker's folder"
+    if (SAMPLE / channel).is_dir():
+        return SAMPLE / channel, f"the drawn sample, since {variable} is not set"
+    raise UserError(
+        f"no photos to work on: set {variable} or --data_dir, or draw a sample set with "
+        f"'python prepare.py sample {SAMPLE}'"
+    )
+
+
+def existing_folder(path: str | Path, source: str) -> Path:
+    """`path` as a Path; a UserError that names `source` if it is not a folder."""
+    path = Path(path).expanduser()
+    if path.is_dir():
+        return path
+    what = "is a file, not a folder" if path.exists() else "does not exist"
+    raise UserError(f"{source}: {path} {what}; give the folder that holds the photos")
+
+
+def folder(flag: str | None, *variables: str, default: str) -> Path:
+    """The first of the flag, the environment variables and the default, as a Path."""
+    return Path(flag or next(filter(None, map(os.environ.get, variables)), default)).expanduser()
+
+
+def is_drawn(path: Path) -> bool:
+    """Whether `path` lies in a sample set drawn by prepare.py (the mark is in the set's root)."""
+    return any(
+        (parent / DRAWN_MARK).is_file() for parent in [path, *list(path.resolve().parents)[:2]]
+    )
+
+
+def safe_name(name: str) -> str:
+    """`name` if it can be the name of one folder or file, else a UserError: nothing leaves the model folder by its name."""
+    parts = name.split("/")
+    too_long = any(
+        len(os.fsencode(part)) > 200 for part in parts
+    )  # 255 bytes, less what temporary files add
+    if (
+        too_long
+        or any(part in ("", ".", "..") or part.startswith("-") for part in parts)
+        or "\\" in name
+        or not name.isprintable()
+    ):
+        raise UserError(
+            f"--name: {name[:80]!r} is not a name for a run; use letters, digits, '.', '_' and '-'"
+        )
+    return name

@@ -1,0 +1,67 @@
+"""Cores, ranks, loader workers and threads."""
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+
+def cores() -> int:
+    """Cores this process may use (job schedulers and containers give fewer than the machine has)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+RANK = int(
+    os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))
+)  # of this process among those of a distributed run
+
+
+def readers(device: str, wish: int | None) -> int:
+    """Processes that read photos: `wish`, else for a GPU one a core, up to 16, and for a CPU of two cores none, since they would take
+    the model's time."""
+    if wish is not None:
+        return wish
+    return min(16, cores()) if device != "cpu" else (0 if cores() <= 2 else min(4, cores() // 4))
+
+
+def at_a_time(device: str, workers: int) -> int:
+    """Batches answered at a time: two on a CPU of several cores where no processes read ahead, so that one is read while the other
+    is computed; else one."""
+    import torch
+
+    return 2 if device == "cpu" and not workers and torch.get_num_threads() > 1 else 1
+
+
+def share_out(batches, work, ways: int) -> None:
+    """`work(*batch)` for every batch, in `ways` threads that share PyTorch's own; each reads its next batch itself, one at a time."""
+    import torch
+
+    if ways == 1:
+        for batch in batches:
+            work(*batch)
+        return
+    batches, turn, stop, threads = (
+        iter(batches),
+        threading.Lock(),
+        threading.Event(),
+        torch.get_num_threads(),
+    )
+
+    def worker():
+        torch.set_num_threads(max(1, threads // ways))  # of this thread
+        try:
+            while not stop.is_set():
+                with turn:
+                    batch = next(batches, None)
+                if batch is None:
+                    return
+                work(*batch)
+        finally:
+            stop.set()  # after an error nothing more is begun
+
+    with ThreadPoolExecutor(ways) as pool:
+        try:
+            for job in [pool.submit(worker) for _ in range(ways)]:
+                job.result()
+        finally:
+            stop.set()
+            torch.set_num_threads(threads)

@@ -1,0 +1,131 @@
+"""The model file: weights with a description that says all that inference needs (safetensors)."""
+
+import json
+import math
+import struct
+from pathlib import Path
+
+import torch
+
+from core.errors import UserError
+from core.files import atomic
+from core.labels import CLASS_NAMES
+from model import HEADS, MaskClassifier
+from prediction.tta import VIEWS
+
+FORMAT_VERSION = 1
+
+
+HEADER_LIMIT = 1_000_000  # bytes of safetensors header; ours take some 50 kB
+
+
+def save_model(model: MaskClassifier, path: Path, state: dict | None = None, **metadata) -> None:
+    """Write weights (`state`, or the model's own) and description + `metadata` to one safetensors file, atomically."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    description = {
+        "format_version": FORMAT_VERSION,
+        "class_names": list(CLASS_NAMES),
+        **model.description,
+        **metadata,
+    }
+    tensors = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in (state or model.state_dict()).items()
+    }
+    with atomic(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata={"mask_classifier": json.dumps(description)})
+        except SafetensorError as error:  # of a disk that is full, say
+            raise OSError(str(error)) from None
+
+
+def set_offsets(path: Path, offsets) -> None:
+    """Put class offsets (18,), tuned on out-of-fold predictions, into a model file."""
+    model = load_model(path)
+    model.offsets.copy_(torch.as_tensor(offsets))
+    save_model(model, path)
+
+
+def read_description(path: Path) -> dict:
+    """The metadata of a model file; UserError with the reason if it is not one of ours, broken or of a newer format."""
+    path = Path(path)
+    try:
+        with path.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if not 2 <= length <= HEADER_LIMIT:
+                raise UserError(f"{path}: not a model file (a header of {length} bytes)")
+            header = json.loads(stream.read(length))
+            description = json.loads(header["__metadata__"]["mask_classifier"])
+    except FileNotFoundError:
+        raise UserError(f"{path}: does not exist") from None
+    except (OSError, struct.error, ValueError, KeyError, TypeError, RecursionError):
+        raise UserError(f"{path}: not a model file of this toolkit (or only part of one)") from None
+    return _checked(description, path)
+
+
+def _checked(description, path: Path) -> dict:
+    def pair(value):
+        return (
+            isinstance(value, list)
+            and len(value) == 2
+            and all(type(v) is int and 0 < v <= 4096 for v in value)
+        )
+
+    def triple(value):
+        return (
+            isinstance(value, list)
+            and len(value) == 3
+            and all(isinstance(v, (int, float)) and math.isfinite(v) for v in value)
+        )
+
+    def increasing(value):
+        return pair(value) and value[0] < value[1]
+
+    rules = {
+        "format_version": lambda v: v == FORMAT_VERSION,
+        "class_names": lambda v: v == list(CLASS_NAMES),
+        "architecture": lambda v: isinstance(v, str),
+        "head": lambda v: v in tuple(HEADS),
+        "resize": pair,
+        "crop": lambda v: v is None or pair(v),
+        "mean": triple,
+        "std": lambda v: triple(v) and min(v) > 0,
+        "bands": increasing,
+        "model_kwargs": lambda v: isinstance(v, dict),
+        "macro_f1": lambda v: v is None or isinstance(v, (int, float)),
+        "drawn": lambda v: isinstance(v, bool),
+    }
+    if not isinstance(description, dict):
+        raise UserError(f"{path}: its metadata is not a table of settings")
+    if "drop" in description:
+        rules["drop"] = lambda v: isinstance(v, (int, float)) and 0 <= v < 1
+    if "tta" in description:
+        rules["tta"] = lambda v: isinstance(v, list) and set(v) <= set(VIEWS)
+    for key, good in rules.items():
+        if key not in description or not good(description[key]):
+            raise UserError(
+                f"{path}: metadata {key!r} is {str(description.get(key, 'missing'))[:60]}, which this version cannot serve"
+            )
+    return description
+
+
+def load_model(path: Path) -> MaskClassifier:
+    """The model in a model file, in eval mode, its description in `.description`; UserError if the file cannot be used."""
+    from safetensors.torch import load_file
+
+    description = read_description(path)
+    settings = {
+        key: value
+        for key, value in description.items()
+        if key not in ("format_version", "class_names")
+    }
+    model = MaskClassifier(**settings)
+    try:
+        model.load_state_dict(load_file(path))
+    except Exception as error:
+        raise UserError(
+            f"{path}: its weights do not fit {description['architecture']} ({type(error).__name__})"
+        ) from None
+    return model.eval()

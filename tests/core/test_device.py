@@ -1,0 +1,99 @@
+"""Work shared out over threads, memory that is kept."""
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from core import processes
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def two_threads():
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("ways", [1, 2, 3])
+def test_every_batch_is_worked_on_once_by_threads_that_share_what_pytorch_has(two_threads, ways):
+    done, threads = [], set()
+    together = threading.Barrier(ways)  # passed only where as many threads as `ways` are at work
+
+    def work(batch, double):
+        done.append((batch, double))
+        threads.add((threading.get_ident(), torch.get_num_threads()))
+        if batch < ways:
+            together.wait(10)
+
+    processes.share_out(((batch, 2 * batch) for batch in range(20)), work, ways)
+    assert sorted(done) == [(batch, 2 * batch) for batch in range(20)]
+    assert len(threads) == ways
+    assert {count for _, count in threads} == {2 if ways == 1 else 1}
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("where", ["reading", "working"])
+def test_an_error_ends_the_work_of_all_threads(two_threads, where):
+    done = []
+
+    def batches():
+        for batch in range(1000):
+            if where == "reading" and batch == 5:
+                raise OSError("gone")
+            yield (batch,)
+
+    def work(batch):
+        if where == "working" and batch == 5:
+            raise OSError("gone")
+        done.append(batch)
+
+    with pytest.raises(OSError, match="gone"):
+        processes.share_out(batches(), work, 2)
+    assert len(done) < 1000
+    assert torch.get_num_threads() == 2
+
+
+def test_a_cpu_answers_two_batches_at_a_time_unless_it_has_one_thread_or_others_read(two_threads):
+    assert (
+        processes.at_a_time("cpu", 0),
+        processes.at_a_time("cpu", 2),
+        processes.at_a_time("cuda", 0),
+    ) == (2, 1, 1)
+    torch.set_num_threads(1)
+    assert processes.at_a_time("cpu", 0) == 1
+
+
+FAULTS = """
+import resource, sys, torch
+sys.path.insert(0, sys.argv[1])
+from core import device
+from core import processes
+if sys.argv[2] == "keep":
+    device.keep_memory("cpu")
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for step in range(30):
+    if step == 10:
+        before = faults()
+    torch.ones(25_000_000)
+print(faults() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mallopt is glibc's")
+def test_memory_that_is_kept_is_not_mapped_again():
+    faults = {}
+    for how in ("keep", "leave"):
+        done = subprocess.run(
+            [sys.executable, "-c", FAULTS, ROOT, how], capture_output=True, text=True, check=True
+        )
+        faults[how] = int(done.stdout)
+    pages = 25_000_000 * 4 // 4096
+    assert faults["keep"] < pages / 10
+    assert faults["leave"] > 10 * pages

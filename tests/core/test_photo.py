@@ -1,0 +1,391 @@
+import io
+import pickle
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from core import photo
+from core.errors import UserError
+from core.photo import PhotoError, crop_box, fast_jpeg, load_photo
+from prediction import tta
+from training import augmentation
+
+SIZE = (48, 36)  # of a photo, height and width
+
+
+@pytest.fixture
+def smooth():
+    """A smooth gradient (512, 384, 3), dark at the upper left, more red to the right, more green downwards."""
+    y, x = np.mgrid[0:512, 0:384]
+    return np.stack([x * 255 // 383, y * 255 // 511, np.full_like(x, 40)], -1).astype(np.uint8)
+
+
+def saved(tmp_path, photo, name="photo.png", **more):
+    (photo if isinstance(photo, Image.Image) else Image.fromarray(photo)).save(
+        tmp_path / name, **more
+    )
+    return tmp_path / name
+
+
+# ---------------------------------------------------------------------------- kinds of files
+
+
+@pytest.mark.parametrize(
+    ("size", "crop"),
+    [(SIZE, None), ((256, 192), (448, 336)), ((700, 500), (320, 256)), ((300, 301), (333, 257))],
+)
+@pytest.mark.parametrize("extension", ["jpg", "png"])
+def test_photos_are_the_same_with_and_without_pytorch(
+    tmp_path, smooth, monkeypatch, size, crop, extension
+):
+    path = saved(
+        tmp_path,
+        smooth ^ np.random.default_rng(0).integers(0, 64, smooth.shape, np.uint8),
+        f"photo.{extension}",
+    )
+    fast = load_photo(path, size, crop)
+    assert fast.flags["C_CONTIGUOUS"]
+    monkeypatch.delitem(sys.modules, "torch")
+    assert np.abs(fast.astype(int) - load_photo(path, size, crop)).max() <= 1
+
+
+def test_an_ordinary_jpeg_is_decoded_as_pillow_decodes_it(tmp_path, smooth):
+    for subsampling in ("4:4:4", "4:2:0"):
+        path = saved(tmp_path, smooth, "photo.jpg", subsampling=subsampling)
+        with Image.open(path) as photo:
+            np.testing.assert_array_equal(fast_jpeg(photo, path), np.asarray(photo))
+    rotated = Image.Exif()
+    rotated[0x0112] = 6
+    for name, photo, more in (
+        ("grey.jpg", Image.new("L", (9, 9)), {}),
+        ("png.png", smooth, {}),
+        ("turned.jpg", smooth, {"exif": rotated}),
+    ):
+        path = saved(tmp_path, photo, name, **more)
+        with Image.open(path) as opened:
+            assert fast_jpeg(opened, path) is None
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_turns_the_photo_upright(tmp_path, smooth, orientation):
+    upright = Image.fromarray(smooth)
+    undo = {
+        2: "FLIP_LEFT_RIGHT",
+        3: "ROTATE_180",
+        4: "FLIP_TOP_BOTTOM",
+        5: "TRANSPOSE",
+        6: "ROTATE_90",
+        7: "TRANSVERSE",
+        8: "ROTATE_270",
+    }
+    stored = upright.transpose(Image.Transpose[undo[orientation]]) if orientation > 1 else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = saved(tmp_path, stored, "photo.jpg", exif=exif, quality=95)
+    for crop in (None, (320, 256)):
+        difference = load_photo(path, SIZE, crop).astype(int) - load_photo(
+            saved(tmp_path, smooth), SIZE, crop
+        )
+        assert np.abs(difference).max() < 8
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "shown"),
+    [
+        ("L", 100, (100, 100, 100)),
+        ("1", 1, (255, 255, 255)),
+        ("RGBA", (10, 20, 30, 255), (10, 20, 30)),
+        ("RGBA", (10, 20, 30, 0), (255, 255, 255)),
+        ("LA", (10, 0), (255, 255, 255)),
+        ("RGBA", (0, 0, 0, 127), (128, 128, 128)),
+    ],
+)
+def test_every_mode_becomes_rgb_on_white(tmp_path, mode, colour, shown):
+    pixels = load_photo(saved(tmp_path, Image.new(mode, (30, 40), colour)), (8, 6))
+    assert (pixels.shape, pixels.dtype) == ((8, 6, 3), np.uint8)
+    assert np.unique(pixels.reshape(-1, 3), axis=0).tolist() == [list(shown)]
+
+
+def test_a_palette_and_its_transparent_colour(tmp_path):
+    photo = Image.new("P", (30, 40), 1)
+    photo.putpalette([0, 0, 0, 200, 100, 50])
+    assert load_photo(saved(tmp_path, photo), (2, 2))[0, 0].tolist() == [200, 100, 50]
+    assert load_photo(saved(tmp_path, photo, transparency=1), (2, 2))[0, 0].tolist() == [
+        255,
+        255,
+        255,
+    ]
+
+
+def test_16_bit_grey_is_scaled_not_clipped(tmp_path):
+    grey = np.full((40, 30), 128 * 257, np.uint16)
+    grey[:20] = 65535
+    pixels = load_photo(saved(tmp_path, Image.fromarray(grey)), (4, 4))
+    assert pixels[0, 0].tolist() == [255] * 3
+    assert pixels[3, 0].tolist() == [128] * 3
+
+
+def test_cmyk_becomes_rgb(tmp_path):
+    path = saved(tmp_path, Image.new("CMYK", (400, 400), (0, 255, 255, 0)), "photo.jpg")
+    for size in ((4, 4), (400, 400)):  # the small one is decoded at an eighth
+        assert load_photo(path, size)[0, 0] == pytest.approx([255, 0, 0], abs=6)
+
+
+def test_one_pixel_fills_the_photo(tmp_path):
+    path = saved(tmp_path, Image.new("RGB", (1, 1), (1, 2, 3)))
+    for crop in (None, (320, 256)):
+        assert np.unique(load_photo(path, SIZE, crop).reshape(-1, 3), axis=0).tolist() == [
+            [1, 2, 3]
+        ]
+
+
+@pytest.mark.parametrize("name", ["photo.jpg", "photo.png"])
+def test_a_truncated_photo_is_an_error(tmp_path, smooth, name):
+    path = saved(
+        tmp_path, smooth ^ np.random.default_rng(0).integers(0, 9, smooth.shape, np.uint8), name
+    )
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(PhotoError, match="truncated"):
+        load_photo(path, SIZE)
+    assert photo.check_photo(path).path == path
+
+
+def test_what_is_no_photo_says_why(tmp_path):
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "text.jpg").write_text("a letter, not a photo")
+    reasons = {
+        "empty.jpg": "an empty file",
+        "text.jpg": "not an image",
+        "gone.jpg": "does not exist",
+        ".": "not an image",
+    }
+    for name, reason in reasons.items():
+        with pytest.raises(PhotoError, match=reason) as error:
+            load_photo(tmp_path / name, SIZE)
+        assert str(tmp_path / name) in str(error.value)
+    assert photo.check_photo(saved(tmp_path, Image.new("L", (9, 9)))) is None
+
+
+def test_too_many_pixels_are_refused_before_decoding(tmp_path, monkeypatch):
+    path = saved(tmp_path, Image.new("RGB", (40, 30)))
+    monkeypatch.setattr(photo, "MAX_PIXELS", 1199)
+    with pytest.raises(PhotoError, match="million pixels"):
+        load_photo(path, SIZE)
+    monkeypatch.setattr(photo, "MAX_PIXELS", 1200)
+    assert load_photo(path, SIZE).shape == (*SIZE, 3)
+
+
+def test_the_limit_on_pixels_holds_in_threads(tmp_path, monkeypatch):
+    from concurrent.futures import ThreadPoolExecutor
+
+    path = saved(tmp_path, Image.new("L", (40, 30)))
+    monkeypatch.setattr(photo, "MAX_PIXELS", 1199)
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(photo.check_photo, [path] * 400))
+    assert list(warnings.filters) == before
+
+
+WHOLE = {}
+for kind in ("JPEG", "PNG"):
+    stream, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "a camera"
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (24, 18, 3), np.uint8)).save(
+        stream, kind, exif=exif
+    )
+    WHOLE[kind] = stream.getvalue()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", WHOLE)
+@given(
+    changes=st.lists(st.tuples(st.integers(0, 300), st.integers(0, 255)), min_size=1, max_size=12),
+    end=st.integers(0, 3000),
+)
+def test_a_damaged_photo_is_read_or_a_photo_error(tmp_path_factory, kind, changes, end):
+    content = bytearray(WHOLE[kind])
+    for position, value in changes:
+        content[position] = value
+    path = tmp_path_factory.getbasetemp() / f"damaged-{kind}"
+    path.write_bytes(content[:end])
+    try:
+        assert load_photo(path, (8, 6)).shape == (8, 6, 3)
+    except PhotoError as error:
+        assert "\n" not in str(error)
+
+
+def test_a_broken_header_is_a_photo_error(tmp_path):
+    content = bytearray(WHOLE["PNG"])
+    content[content.index(b"\r\n\x1a\n") + 7] = 5  # the length of the first chunk
+    (tmp_path / "photo").write_bytes(content)
+    with pytest.raises(PhotoError):
+        load_photo(tmp_path / "photo", (8, 6))
+
+
+def test_broken_exif_spoils_no_pixels(tmp_path):
+    content = bytearray(WHOLE["JPEG"])
+    (tmp_path / "whole").write_bytes(content)
+    content[content.index(b"Exif") + 17] = 1  # the count of an entry
+    (tmp_path / "photo").write_bytes(content)
+    with Image.open(tmp_path / "whole") as whole:
+        stored = np.asarray(whole.convert("RGB"))
+    np.testing.assert_array_equal(load_photo(tmp_path / "photo", stored.shape[:2]), stored)
+
+
+def test_a_photo_error_is_pickled_whole():
+    error = pickle.loads(pickle.dumps(PhotoError("a.jpg", "truncated")))
+    assert (error.path, error.reason, str(error)) == ("a.jpg", "truncated", "a.jpg: truncated")
+
+
+# ---------------------------------------------------------------------------- crop and size
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "box"),
+    [
+        (384, 512, (64, 96, 320, 416)),
+        (240, 320, (40, 60, 200, 260)),
+        (768, 512, (128, 96, 640, 416)),
+    ],
+)
+def test_the_crop_is_scaled_from_the_reference_frame(width, height, box):
+    assert crop_box(width, height, (320, 256)) == pytest.approx(box)
+
+
+@given(
+    st.integers(1, 5000),
+    st.integers(1, 5000),
+    st.none() | st.tuples(st.integers(1, 900), st.integers(1, 900)),
+)
+def test_a_crop_is_centred_and_inside(width, height, crop):
+    left, top, right, bottom = crop_box(width, height, crop)
+    assert 0 <= left < right <= width + 1e-6
+    assert 0 <= top < bottom <= height + 1e-6
+    assert left + right == pytest.approx(width)
+    assert top + bottom == pytest.approx(height)
+
+
+def test_the_crop_is_what_is_seen(tmp_path, smooth):
+    inner = load_photo(saved(tmp_path, smooth), (320, 256), (320, 256))
+    assert np.array_equal(inner, smooth[96:416, 64:320])
+    small = load_photo(
+        saved(tmp_path, Image.fromarray(smooth).resize((240, 320))), SIZE, (320, 256)
+    )
+    assert (
+        np.abs(small.astype(int) - load_photo(saved(tmp_path, smooth), SIZE, (320, 256))).max() <= 4
+    )
+
+
+@pytest.mark.parametrize("crop", [None, (320, 256)])
+def test_decoding_small_is_close_to_decoding_whole(tmp_path, smooth, crop, monkeypatch):
+    path = saved(tmp_path, Image.fromarray(smooth).resize((1536, 2048)), "photo.jpg", quality=95)
+    asked = []
+    monkeypatch.setattr(
+        "PIL.JpegImagePlugin.JpegImageFile.draft", lambda photo, mode, size: asked.append(size)
+    )
+    whole = load_photo(path, (96, 72), crop).astype(int)
+    monkeypatch.undo()
+    assert asked, "a large photo asks for a smaller decoding"
+    assert np.abs(load_photo(path, (96, 72), crop) - whole).max() <= 3
+    with Image.open(path) as photo:
+        photo.draft("RGB", asked[0])
+        left, top, right, bottom = crop_box(*photo.size, crop)
+        assert photo.width < 1536
+        assert (right - left, bottom - top) >= (72, 96)
+
+
+def test_shrinking_does_not_alias(tmp_path):
+    stripes = np.zeros((400, 400, 3), np.uint8)
+    stripes[:, ::2] = 255
+    assert np.abs(load_photo(saved(tmp_path, stripes), (50, 50)).astype(int) - 127).max() <= 5
+
+
+# ---------------------------------------------------------------------------- augmentation
+
+
+@pytest.mark.parametrize("name", ["winners", "mild", "default"])
+def test_augmentation_changes_photos_and_keeps_their_form(name, smooth):
+    augment = augmentation.augmentation(name, seed=1)
+    before = smooth.copy()
+    seen = [augment(image=smooth)["image"] for _ in range(8)]
+    assert all(pixels.shape == smooth.shape and pixels.dtype == np.uint8 for pixels in seen)
+    assert len({pixels.tobytes() for pixels in seen}) > 4
+    assert np.array_equal(smooth, before)
+
+
+def test_the_winners_change_colours_only(smooth):
+    pixels = augmentation.augmentation("winners", seed=3)(image=smooth)["image"].astype(int)
+    assert np.abs(pixels - smooth).mean() < 40
+    flat = augmentation.augmentation("winners", seed=3)(image=np.full((9, 9, 3), 90, np.uint8))[
+        "image"
+    ]
+    assert len(np.unique(flat.reshape(-1, 3), axis=0)) == 1
+
+
+def test_names_of_the_competitions_code_are_known():
+    assert augmentation.augmentation("BaseAugmentation") is None
+    assert [
+        type(step).__name__ for step in augmentation.augmentation("CustomAugmentation").transforms
+    ] == ["ColorJitter"]
+
+
+def test_an_unknown_augmentation_names_the_known():
+    with pytest.raises(UserError, match=r"'wild'.*winners.*default"):
+        augmentation.augmentation("wild")
+
+
+# ---------------------------------------------------------------------------- mixing
+
+
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=32), st.integers(0, 99))
+def test_partners_share_the_mask_state_and_are_others_where_there_are(masks, seed):
+    masks = np.array(masks)
+    order = augmentation.partners(masks, np.random.default_rng(seed))
+    assert sorted(order) == list(range(len(masks)))
+    assert (masks[order] == masks).all()
+    alone = np.array([(masks == mask).sum() == 1 for mask in masks])
+    assert ((order == np.arange(len(masks))) == alone).all()
+
+
+def test_half_face_keeps_one_half_and_takes_the_other():
+    images = torch.arange(3.0)[:, None, None, None].expand(3, 3, 4, 6)
+    mixed = augmentation.half_face(
+        images, torch.tensor([1, 2, 0]), torch.tensor([True, False, True])
+    )
+    assert mixed[:, 0, 0].tolist() == [[0, 0, 0, 1, 1, 1], [2, 2, 2, 1, 1, 1], [2, 2, 2, 0, 0, 0]]
+    assert mixed.shape == images.shape
+
+
+# ---------------------------------------------------------------------------- views
+
+
+def test_the_first_view_is_the_batch_itself():
+    images = torch.rand(2, 3, 8, 6)
+    seen = list(tta.views(images, ("flip", "crops", "scales")))
+    assert seen[0] is images
+    assert len(seen) == 8
+    assert all(view.shape == images.shape for view in seen)
+    assert all(not torch.allclose(view, images) for view in seen[1:])
+    assert len(list(tta.views(images, ()))) == 1
+
+
+def test_flip_is_the_mirror_image():
+    images = torch.rand(2, 3, 8, 6)
+    assert torch.equal(list(tta.views(images, ["flip"]))[1], images[..., torch.arange(5, -1, -1)])
+
+
+def test_crops_shift_by_4_percent_and_scales_zoom():
+    ramp = torch.arange(100.0).expand(1, 3, 100, 100)
+    left, right, up, _ = [
+        view[0, 0, 50, 50].item() for view in list(tta.views(ramp, ["crops"]))[1:]
+    ]
+    assert (left, right, up) == pytest.approx((46, 54, 50), abs=1e-3)
+    larger, smaller = [view[0, 0, 50] for view in list(tta.views(ramp, ["scales"]))[1:]]
+    assert (larger[60] - larger[40]).item() == pytest.approx(20 * 0.92, abs=1e-3)
+    assert (smaller[60] - smaller[40]).item() == pytest.approx(20 * 1.08, abs=1e-3)

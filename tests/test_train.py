@@ -1,0 +1,721 @@
+"""The whole job on a small drawn set: train, resume, infer, vote, score, and what happens when something is wrong."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import dataset
+import inference
+import train
+from core.errors import UserError
+from core.folders import ROOT
+from prediction import submission, tables
+from training import settings, step
+
+TINY = [
+    "--model",
+    "test_efficientnet",
+    "--pretrained",
+    "no",
+    "--resize",
+    "32",
+    "24",
+    "--batch_size",
+    "16",
+    "--precision",
+    "fp32",
+    "--layout",
+    "last",
+    "--logger",
+    "csv",
+    "--report",
+    "no",
+    "--workers",
+    "0",
+]
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """A drawn sample set of 24 + 6 people, 48 x 64 pixels."""
+    out = tmp_path_factory.mktemp("data") / "sample"
+    command = [
+        sys.executable,
+        ROOT / "prepare.py",
+        "sample",
+        out,
+        "--people",
+        "24",
+        "--eval_people",
+        "6",
+        "--size",
+        "48",
+        "64",
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    return out
+
+
+def trained(drawn, model_dir, *flags, name="a"):
+    """Train in this process; the run folder."""
+    train.main(
+        settings.parse(
+            [
+                "--data_dir",
+                str(drawn / "train"),
+                "--model_dir",
+                str(model_dir),
+                "--name",
+                name,
+                *TINY,
+                *flags,
+            ]
+        )
+    )
+    return Path(model_dir) / json.loads((Path(model_dir) / "latest.json").read_text())["run"]
+
+
+def answered(drawn, model_dir, output, *flags):
+    inference.main(
+        inference.parse_args(
+            [
+                "--model_dir",
+                str(model_dir),
+                "--data_dir",
+                str(drawn / "eval"),
+                "--output_dir",
+                str(output),
+                "--precision",
+                "fp32",
+                *flags,
+            ]
+        )
+    )
+
+
+def script(*arguments, **more):
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)], capture_output=True, text=True, **more
+    )
+
+
+def test_from_photos_to_a_scored_vote(drawn, tmp_path):
+    model_dir, output = tmp_path / "model", tmp_path / "output"
+    first = trained(drawn, model_dir, "--epochs", "2", "--head", "years", name="a")
+    trained(
+        drawn,
+        model_dir,
+        "--epochs",
+        "1",
+        "--head",
+        "joint",
+        "--criterion",
+        "cross_entropy_f1",
+        "--mixup",
+        "0.5",
+        "--half_face",
+        "0.5",
+        "--ema",
+        "0.9",
+        "--sampling",
+        "balanced",
+        "--thin",
+        "2",
+        name="b",
+    )
+    for file in (
+        "config.json",
+        "split.csv",
+        "metrics.csv",
+        "val_predictions.csv",
+        "best.safetensors",
+        "last.ckpt",
+    ):
+        assert (first / file).is_file()
+    table = pd.read_csv(first / "metrics.csv")
+    assert list(table["epoch"]) == [1, 2]
+    predictions, _ = tables.read_predictions(first)
+    split = pd.read_csv(first / "split.csv")
+    assert set(predictions["person"]) == set(split["person"][split["fold"] == 0])
+    assert np.isclose(dataset_score(predictions), table["macro_f1"].max(), atol=1e-9)
+
+    answered(drawn, model_dir, output, "--name", "a", "--tta")
+    once = submission.read_probabilities(output / "a.npz")[1]
+    answered(drawn, model_dir, output, "--name", "a", "--tta", "flip")
+    flipped = submission.read_probabilities(output / "a.npz")[1]
+    answered(drawn, model_dir, output, "--name", "a")  # as it was validated: --tta flip
+    assert (
+        np.array_equal(submission.read_probabilities(output / "a.npz")[1], flipped)
+        and np.abs(once - flipped).max() > 1e-4
+    )
+    answered(drawn, model_dir, output, "--name", "b")
+    done = script(
+        ROOT / "ensemble.py",
+        "vote",
+        output / "a.csv",
+        output / "b.csv",
+        "--top_k",
+        "2",
+        "--output",
+        output / "vote.csv",
+    )
+    assert done.returncode == 0, done.stderr
+    info = pd.read_csv(drawn / "eval" / "info.csv")
+    for name in ("a", "b", "vote"):
+        assert list(submission.read_submission(output / f"{name}.csv")["ImageID"]) == list(
+            info["ImageID"]
+        )
+    done = script(ROOT / "report.py", "score", output / "vote.csv", drawn / "eval_answers.csv")
+    assert done.returncode == 0 and "macro-F1" in done.stdout
+
+
+def dataset_score(predictions):
+    from sklearn.metrics import f1_score
+
+    return f1_score(predictions["label"], predictions["ans"], average="macro")
+
+
+def test_folds_give_out_of_fold_predictions_of_everybody_once(drawn, tmp_path):
+    run = trained(drawn, tmp_path, "--folds", "2", "--epochs", "1")
+    predictions, _ = tables.read_predictions(run)
+    assert sorted(predictions["path"]) == sorted(dataset.read_train(drawn / "train")["path"])
+    for fold in (0, 1):
+        mine = pd.read_csv(run / f"fold-{fold}" / "val_predictions.csv")["person"]
+        split = pd.read_csv(run / "split.csv")
+        assert set(mine) == set(split["person"][split["fold"] == fold])
+    answered(
+        drawn, tmp_path, tmp_path / "output"
+    )  # without --name: the latest run, all its folds averaged
+    sidecar = json.loads((tmp_path / "output" / "a.json").read_text())
+    assert len(sidecar["files"]) == 2
+    assert np.isclose(sidecar["macro_f1"], dataset_score(predictions), atol=1e-9)
+
+
+def test_an_existing_run_is_left_alone(drawn, tmp_path):
+    first = trained(drawn, tmp_path, "--epochs", "1")
+    before = {path: path.read_bytes() for path in first.rglob("*") if path.is_file()}
+    second = trained(drawn, tmp_path, "--epochs", "1")
+    assert (first.name, second.name) == ("a", "a-2")
+    assert {path: path.read_bytes() for path in first.rglob("*") if path.is_file()} == before
+
+
+def test_same_seed_same_weights_for_any_number_of_workers(drawn, tmp_path):
+    flags = ("--epochs", "1", "--mixup", "0.5", "--drop", "0.2")
+    one = trained(drawn, tmp_path, *flags, name="one")
+    two = trained(drawn, tmp_path, *flags, "--workers", "2", name="two")
+    other = trained(drawn, tmp_path, *flags, "--seed", "7", name="other")
+    weights = [load_file(run / "best.safetensors")["head.age.weight"] for run in (one, two, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_training_on_everybody_keeps_the_last_weights(drawn, tmp_path):
+    run = trained(drawn, tmp_path, "--epochs", "2", "--val_ratio", "0")
+    assert not (run / "val_predictions.csv").exists()
+    last = torch.load(run / "last.ckpt", weights_only=True)["model"]
+    assert all(
+        torch.equal(tensor, last[name])
+        for name, tensor in load_file(run / "best.safetensors").items()
+    )
+
+
+def test_config_repeats_a_run_and_flags_beat_it(drawn, tmp_path):
+    run = trained(drawn, tmp_path, "--epochs", "1", "--lr", "0.002")
+    args = settings.parse(["--config", str(run / "config.json"), "--epochs", "3"])
+    assert (args.lr, args.epochs, args.model, args.resize) == (
+        0.002,
+        3,
+        "test_efficientnet",
+        [32, 24],
+    )
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_an_interrupted_run_goes_on_to_the_same_weights(drawn, tmp_path, how):
+    """A real process, really killed in the middle; bit for bit the weights of one that was not."""
+    flags = [
+        "--data_dir",
+        str(drawn / "train"),
+        "--model_dir",
+        str(tmp_path),
+        *TINY,
+        "--epochs",
+        "4",
+        "--ema",
+        "0.9",
+        "--mixup",
+        "0.5",
+        "--drop",
+        "0.2",
+        "--head",
+        "years",
+        "--check_photos",
+        "no",
+        "--save_interval",
+        "0.001",
+    ]
+    train.main(settings.parse([*flags, "--name", "whole"]))
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "train.py", *flags, "--name", "cut"], stdout=subprocess.DEVNULL
+    )
+    metrics_file = tmp_path / "cut" / "metrics.csv"
+    while not metrics_file.exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(how)
+    assert process.wait() == (-signal.SIGKILL if how == signal.SIGKILL else 128 + signal.SIGTERM)
+    assert len(pd.read_csv(metrics_file)) < 4
+    torch.set_num_threads(2)  # the run goes on with one, as it began
+    train.main(settings.parse([*flags, "--name", "cut", "--resume"]))
+    assert torch.get_num_threads() == 1
+    whole, cut = (load_file(tmp_path / name / "best.safetensors") for name in ("whole", "cut"))
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+    columns = ["epoch", "lr", "loss", "macro_f1"]
+    pd.testing.assert_frame_equal(
+        pd.read_csv(tmp_path / "whole" / "metrics.csv")[columns], pd.read_csv(metrics_file)[columns]
+    )
+
+
+def test_resume_refuses_a_flag_that_makes_another_run(drawn, tmp_path):
+    trained(drawn, tmp_path, "--epochs", "1")
+    with pytest.raises(UserError, match="--lr"):
+        trained(drawn, tmp_path, "--epochs", "1", "--lr", "0.5", "--resume")
+
+
+# ---------------------------------------------------------------------------- wrong input: one line that says what to do
+
+
+def broken(drawn, tmp_path, change):
+    copy = tmp_path / "broken"
+    shutil.copytree(drawn, copy)
+    change(copy / "train")
+    return copy
+
+
+def photo_of(train_folder, which=5):
+    return sorted(path for path in train_folder.rglob("mask1.*") if not path.name.startswith("."))[
+        which
+    ]
+
+
+def drop_column(folder):
+    table = pd.read_csv(folder / "train.csv", dtype=str)
+    table.drop(columns="gender").to_csv(folder / "train.csv", index=False)
+
+
+def truncate(folder):
+    photo = photo_of(folder)
+    content = photo.read_bytes()
+    photo.write_bytes(content[: len(content) // 2])
+
+
+def spoil_all(folder):
+    for photo in folder.rglob("*.*"):
+        if photo.suffix.lower() in dataset.EXTENSIONS:
+            photo.write_bytes(b"no photo")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (drop_column, ["train.csv", "gender"]),
+        (
+            lambda folder: shutil.rmtree(
+                next(path for path in (folder / "images").iterdir() if path.is_dir())
+            ),
+            ["train.csv", "folders"],
+        ),
+        (
+            lambda folder: (folder / "images" / "009999_male_Asian_40").mkdir(),
+            ["train.csv", "009999_male_Asian_40"],
+        ),
+        (truncate, ["mask1", "truncated"]),
+        (spoil_all, ["no photo can be read"]),
+    ],
+)
+def test_data_that_cannot_be_used_is_named_before_training(drawn, tmp_path, change, words):
+    with pytest.raises(UserError) as error:
+        trained(broken(drawn, tmp_path, change), tmp_path / "model")
+    assert all(word in str(error.value) for word in words)
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--model", "no_such_net"], ["--model", "no_such_net"]),
+        (["--criterion", "no_such_loss"], ["--criterion", "cross_entropy"]),
+        (["--optimizer", "no_such_optimizer"], ["--optimizer", "adamw"]),
+        (["--augmentation", "no_such"], ["--augmentation", "winners"]),
+        (["--val_ratio", "0.001"], ["--val_ratio"]),
+        (["--pretrained", "no_such_file"], ["--pretrained", "no_such_file"]),
+        (["--name", "../escape"], ["--name"]),
+        (["--folds", "500"], ["--folds"]),
+        (["--resume", "--name", "never_begun"], ["--resume", "never_begun"]),
+        (["--batch_size", "1000000000"], ["--batch_size", "GB"]),
+        (["--precision", "fp16", "--accelerator", "cpu"], ["--precision fp16", "bf16"]),
+    ],
+)
+def test_a_wrong_flag_is_named(drawn, tmp_path, flags, words):
+    with pytest.raises(UserError) as error:
+        trained(drawn, tmp_path, *flags)
+    assert all(word in str(error.value) for word in words)
+    assert "\n" not in str(error.value)
+
+
+def test_errors_end_with_status_2_and_one_line(drawn, tmp_path):
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("SM_")}
+    for command in (
+        [ROOT / "train.py", "--data_dir", tmp_path / "missing"],
+        [ROOT / "train.py", "--data_dir", drawn / "train", "--epochs", "0"],
+        [
+            ROOT / "inference.py",
+            "--name",
+            "missing",
+            "--model_dir",
+            tmp_path,
+            "--data_dir",
+            drawn / "eval",
+        ],
+        [
+            ROOT / "inference.py",
+            "--checkpoint",
+            drawn / "train" / "train.csv",
+            "--data_dir",
+            drawn / "eval",
+        ],
+    ):
+        done = script(*command, cwd=tmp_path, env=environment)
+        assert done.returncode == 2, done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1 and "Traceback" not in done.stderr, (
+            done.stderr
+        )
+
+
+# ---------------------------------------------------------------------------- inference
+
+
+def test_a_bad_photo_never_loses_the_others(drawn, tmp_path, capsys):
+    model_dir = tmp_path / "model"
+    trained(drawn, model_dir, "--epochs", "1")
+    evaluation = tmp_path / "eval"
+    shutil.copytree(drawn / "eval", evaluation)
+    names = pd.read_csv(evaluation / "info.csv")["ImageID"]
+    (evaluation / "images" / names[3]).write_bytes(b"")
+    flags = [
+        "--model_dir",
+        str(model_dir),
+        "--data_dir",
+        str(evaluation),
+        "--precision",
+        "fp32",
+        "--output_dir",
+    ]
+    with pytest.raises(UserError, match=names[3]):
+        inference.main(inference.parse_args([*flags, str(tmp_path / "fail")]))
+    assert not (tmp_path / "fail").exists()
+    inference.main(
+        inference.parse_args([*flags, str(tmp_path / "fallback"), "--on_error", "fallback"])
+    )
+    assert names[3] in capsys.readouterr().out
+    inference.main(inference.parse_args([*flags, str(tmp_path / "skip"), "--on_error", "skip"]))
+    assert list(submission.read_submission(tmp_path / "fallback" / "a.csv")["ImageID"]) == list(
+        names
+    )
+    assert list(submission.read_submission(tmp_path / "skip" / "a.csv")["ImageID"]) == [
+        name for name in names if name != names[3]
+    ]
+
+
+def test_batches_that_do_not_fit_in_memory_are_halved(drawn, tmp_path, monkeypatch, capsys):
+    trained(drawn, tmp_path / "model", "--epochs", "1")
+    answered(
+        drawn, tmp_path / "model", tmp_path / "o", "--output_name", "roomy", "--batch_size", "2"
+    )
+    enough = inference.predict
+
+    def small(model, loader, *rest, **more):
+        if loader.iterable.batch_size > 2:
+            raise torch.OutOfMemoryError
+        return enough(model, loader, *rest, **more)
+
+    monkeypatch.setattr(inference, "predict", small)
+    answered(
+        drawn, tmp_path / "model", tmp_path / "o", "--output_name", "tight", "--batch_size", "8"
+    )
+    assert "going on with 2 photos" in capsys.readouterr().out
+    assert (tmp_path / "o" / "tight.csv").read_text() == (tmp_path / "o" / "roomy.csv").read_text()
+
+
+def test_a_plain_folder_of_images_is_answered_by_name(drawn, tmp_path):
+    trained(drawn, tmp_path / "model", "--epochs", "1")
+    plain = tmp_path / "photos"
+    shutil.copytree(drawn / "eval" / "images", plain)
+    (plain / "._junk.jpg").write_bytes(b"junk")
+    checkpoint = tmp_path / "model" / "a" / "best.safetensors"
+    inference.main(
+        inference.parse_args(
+            [
+                "--checkpoint",
+                str(checkpoint),
+                "--data_dir",
+                str(plain),
+                "--output_dir",
+                str(tmp_path / "o"),
+            ]
+        )
+    )
+    expected = sorted(
+        path.name
+        for path in (drawn / "eval" / "images").iterdir()
+        if not path.name.startswith(".") and path.suffix != ".db"
+    )
+    assert list(submission.read_submission(tmp_path / "o" / "best.csv")["ImageID"]) == expected
+
+
+def test_a_model_of_real_photos_is_not_paired_silently_with_the_drawn_sample(
+    drawn, tmp_path, monkeypatch
+):
+    real = tmp_path / "real"
+    shutil.copytree(
+        drawn / "train", real / "train"
+    )  # without the mark of a drawn set, these count as real
+    trained(real, tmp_path / "model", "--epochs", "1")
+    monkeypatch.chdir(drawn.parent)
+    monkeypatch.delenv("SM_CHANNEL_EVAL", raising=False)
+    with pytest.raises(UserError, match="drawn sample"):
+        inference.main(
+            inference.parse_args(
+                ["--model_dir", str(tmp_path / "model"), "--output_dir", str(tmp_path / "o")]
+            )
+        )
+
+
+def test_model_flag_is_checked_against_the_file(drawn, tmp_path):
+    trained(drawn, tmp_path / "model", "--epochs", "1")
+    with pytest.raises(UserError, match="test_efficientnet"):
+        answered(drawn, tmp_path / "model", tmp_path / "o", "--model", "resnet18")
+
+
+@pytest.mark.parametrize("flags", [(), ("--precision", "fp32", "--accumulate", "2")])
+def test_a_loss_that_is_no_number_names_its_photos(drawn, tmp_path, monkeypatch, flags):
+    """In the third of the steps, found at the log interval's end; what was saved before stays good."""
+    calls, real = [], step.total_loss
+
+    def broken(*arguments):
+        calls.append(1)
+        return real(*arguments) * (float("nan") if len(calls) == 11 else 1)
+
+    monkeypatch.setattr(step, "total_loss", broken)
+    with pytest.raises(UserError, match="step 3 of epoch 2") as error:
+        trained(drawn, tmp_path, "--epochs", "3", *flags)
+    frame = dataset.read_train(drawn / "train")
+    split = pd.read_csv(tmp_path / "a" / "split.csv")
+    trained_on = frame[frame["person"].isin(split["person"][split["fold"] == -1])].reset_index(
+        drop=True
+    )
+    order = dataset.EpochSampler(len(trained_on), 42).of_epoch(1)[32:48]
+    assert str(error.value).endswith(", ".join(trained_on["path"][row] for _, row, _ in order))
+    stored = torch.load(tmp_path / "a" / "last.ckpt", weights_only=True)
+    assert stored["epoch"] == 1 and all(
+        torch.isfinite(tensor).all() for tensor in stored["model"].values()
+    )
+
+
+def test_checkpoints_are_kept_as_asked_and_serve(drawn, tmp_path):
+    run = trained(drawn, tmp_path, "--epochs", "4", "--keep", "2")
+    assert sorted(path.name for path in run.glob("*.ckpt")) == [
+        "epoch-0003.ckpt",
+        "epoch-0004.ckpt",
+        "last.ckpt",
+    ]
+    whole = load_file(run / "best.safetensors")
+    (run / "last.ckpt").write_bytes(b"broken")
+    with pytest.raises(UserError, match="epoch-N"):
+        trained(drawn, tmp_path, "--epochs", "4", "--resume")
+    shutil.copy(run / "epoch-0003.ckpt", run / "last.ckpt")
+    again = trained(drawn, tmp_path, "--epochs", "4", "--resume", "auto")
+    assert all(
+        torch.equal(tensor, whole[name])
+        for name, tensor in load_file(again / "best.safetensors").items()
+    )
+
+
+def test_resume_auto_starts_a_run_that_is_not_there(drawn, tmp_path):
+    assert trained(drawn, tmp_path, "--epochs", "1", "--resume", "auto").name == "a"
+
+
+def test_resume_auto_takes_the_folder_of_a_run_that_was_killed_before_it_wrote_anything(
+    drawn, tmp_path
+):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / ".config.json.0a1b2c3d.part").touch()
+    assert trained(drawn, tmp_path, "--epochs", "1", "--resume", "auto").name == "a"
+    assert trained(drawn, tmp_path, "--epochs", "1").name == "a-2"
+
+
+def test_resume_auto_goes_on_with_the_folds_of_a_run_stopped_after_the_first(drawn, tmp_path):
+    flags = ("--folds", "2", "--epochs", "1", "--resume", "auto")
+    run = trained(drawn, tmp_path, *flags)
+    whole, first = (
+        pd.read_csv(run / "val_predictions.csv"),
+        (run / "fold-0" / "last.ckpt").stat().st_mtime_ns,
+    )
+    shutil.rmtree(run / "fold-1")
+    for name in ("config.json", "split.csv", "val_predictions.csv"):
+        (run / name).unlink()
+    again = trained(drawn, tmp_path, *flags)
+    assert again == run and [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["a"]
+    assert pd.read_csv(run / "val_predictions.csv").equals(whole)
+    assert (run / "fold-0" / "last.ckpt").stat().st_mtime_ns == first  # not trained again
+
+
+def test_a_disk_that_is_too_small_is_told_before_training(drawn, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 100_000)
+    )
+    with pytest.raises(UserError, match="MB of disk"):
+        trained(drawn, tmp_path)
+
+
+def test_two_processes_train_and_validate_as_one(drawn, tmp_path):
+    """gloo on the CPU: the same global batch, a model without batch statistics, cross-entropy."""
+    common = [
+        "--data_dir",
+        drawn / "train",
+        "--model_dir",
+        tmp_path,
+        *TINY,
+        "--model",
+        "test_vit",
+        "--resize",
+        "160",
+        "160",
+        "--epochs",
+        "2",
+        "--criterion",
+        "cross_entropy",
+        "--drop",
+        "0",
+        "--lr",
+        "1e-4",
+        "--optimizer",
+        "sgd",
+    ]
+    one = script(ROOT / "train.py", *common, "--name", "one")
+    two = script(
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        ROOT / "train.py",
+        *common,
+        "--batch_size",
+        "8",
+        "--accelerator",
+        "cpu",
+        "--devices",
+        "2",
+        "--name",
+        "two",
+    )
+    assert one.returncode == two.returncode == 0, one.stderr + two.stderr
+    tables = [pd.read_csv(tmp_path / name / "metrics.csv") for name in ("one", "two")]
+    for column in ("loss", "macro_f1", "accuracy", "mask", "gender", "age", "lr"):
+        np.testing.assert_allclose(tables[1][column], tables[0][column], rtol=1e-4, err_msg=column)
+    weights = [load_file(tmp_path / name / "best.safetensors") for name in ("one", "two")]
+    assert all(
+        torch.allclose(tensor, weights[1][name], atol=1e-5) for name, tensor in weights[0].items()
+    )
+    assert len(pd.read_csv(tmp_path / "two" / "val_predictions.csv")) == len(
+        pd.read_csv(tmp_path / "one" / "val_predictions.csv")
+    )
+
+
+def test_two_processes_answer_as_one(drawn, tmp_path):
+    """35 photos over two processes, the last of them padding: every answer once, in the order of info.csv."""
+    trained(drawn, tmp_path, "--epochs", "1")
+    common = [
+        "--model_dir",
+        tmp_path,
+        "--data_dir",
+        drawn / "eval",
+        "--precision",
+        "fp32",
+        "--layout",
+        "last",
+        "--batch_size",
+        "4",
+    ]
+    one = script(ROOT / "inference.py", *common, "--output_dir", tmp_path / "one")
+    two = script(
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        ROOT / "inference.py",
+        *common,
+        "--accelerator",
+        "cpu",
+        "--devices",
+        "2",
+        "--output_dir",
+        tmp_path / "two",
+    )
+    assert one.returncode == two.returncode == 0, one.stderr + two.stderr
+    (ids, expected), (other_ids, probabilities) = (
+        submission.read_probabilities(tmp_path / name / "a.npz") for name in ("one", "two")
+    )
+    assert list(ids) == list(other_ids) == list(pd.read_csv(drawn / "eval" / "info.csv")["ImageID"])
+    np.testing.assert_allclose(probabilities, expected, atol=1e-6)
+    assert two.stdout.count("wrote") == 1
+
+
+def test_sampling_is_told_before_and_after(drawn, tmp_path, capsys):
+    trained(drawn, tmp_path, "--epochs", "1", "--thin", "2", "--sampling", "balanced")
+    lines = [
+        line
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith("photos in an epoch")
+    ]
+    before, after = (
+        np.array(
+            [int(n.replace(",", "")) for n in line.split("mask ")[1].split(";")[0].split(" / ")]
+        )
+        for line in lines
+    )
+    assert (
+        before[0] > 4 * before[1] and abs(after[0] - after[1]) <= 1 and after.sum() < before.sum()
+    )
+
+
+def test_fp16_overflows_are_counted(drawn, tmp_path, monkeypatch, capsys):
+    """A scaler that halves its scale at the second and third update of the first epoch, as PyTorch's does after an overflow."""
+
+    class Scaler:
+        def __init__(self):
+            self.looks = 0
+
+        def get_scale(self):
+            self.looks += 1
+            return 65536.0 if self.looks == 1 else 16384.0
+
+        def state_dict(self):
+            return {}
+
+    from lightning_fabric.plugins.precision import Precision
+
+    monkeypatch.setattr(Precision, "scaler", Scaler(), raising=False)
+    run = trained(drawn, tmp_path, "--epochs", "2")
+    assert list(pd.read_csv(run / "metrics.csv")["fp16_overflows"]) == [2, 0]
+    assert "2 fp16 overflows" in capsys.readouterr().out

@@ -1,0 +1,268 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from core.errors import UserError
+from core.folders import ROOT
+from training import settings
+
+
+@pytest.fixture
+def config(tmp_path):
+    def write(content):
+        (tmp_path / "config.json").write_text(
+            content if isinstance(content, str) else json.dumps(content)
+        )
+        return str(tmp_path / "config.json")
+
+    return write
+
+
+def test_a_flag_beats_config_beats_recipe_beats_default(config):
+    stored = config(
+        {
+            "settings": {
+                "lr": 0.25,
+                "batch_size": 7,
+                "name": "old",
+                "data_dir": "/old",
+                "resume": "yes",
+            }
+        }
+    )
+    assert settings.parse(["--recipe", "winners"]).lr == 2e-5
+    args = settings.parse(["--recipe", "winners", "--config", stored, "--batch_size", "5"])
+    assert (args.epochs, args.lr, args.batch_size) == (5, 0.25, 5)
+    assert args.optimizer == "AdamW"
+    assert (args.criterion, args.head) == ("f1_winners", "joint")
+    assert (args.name, args.data_dir, args.resume) == ("run", None, "no")
+    assert settings.parse(["--config", stored, "--recipe", "winners", "--lr", "3"]).lr == 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "rates"),
+    [
+        ("--model resnet10t", ("SGD", 0.04, 5e-4)),
+        ("--model resnet10t --optimizer nesterov", ("nesterov", 0.04, 5e-4)),
+        ("--model resnet10t --optimizer adamw", ("adamw", 2e-3, 0.05)),
+        ("--model resnet10t --optimizer adamw --weight_decay 0", ("adamw", 2e-3, 0)),
+        ("", ("AdamW", 2e-5, 0.01)),
+        ("--model convnext_tiny --lr 5e-5", ("AdamW", 5e-5, 0.01)),
+        ("--model vit_small_patch16_224 --optimizer SGD", ("SGD", 0.04, 5e-4)),
+        ("--recipe sample", ("AdamW", 2e-3, 0.05)),
+    ],
+)
+def test_learning_rate_and_weight_decay_are_those_of_the_optimizer_and_the_model(flags, rates):
+    args = settings.parse(flags.split())
+    assert (args.optimizer, args.lr, args.weight_decay) == rates
+
+
+def test_the_flags_of_a_run_can_be_run_again(config):
+    first = settings.parse(
+        [
+            "--recipe",
+            "winners",
+            "--name",
+            "swin",
+            "--drop_ages",
+            "57",
+            "59",
+            "--model_kwargs",
+            "a=1",
+        ]
+    )
+    again = settings.parse(
+        ["--config", config({"settings": json.loads(json.dumps(vars(first)))}), "--name", "swin"]
+    )
+    assert {**vars(again), "config": None, "recipe": "winners"} == vars(first)
+
+
+def test_the_winners_recipe_is_theirs_number_by_number():
+    args = settings.parse(["--recipe", "winners"])
+    assert (args.model, args.resize, args.crop, args.bands) == (
+        "SwinTransformerLarge384",
+        [384, 384],
+        [320, 256],
+        [29, 57],
+    )
+    assert (args.epochs, args.batch_size, args.lr, args.optimizer) == (5, 16, 2e-5, "AdamW")
+    assert (args.criterion, args.augmentation, args.scheduler) == (
+        "f1_winners",
+        "winners",
+        "winners",
+    )
+    assert (args.lr_decay_step, args.warmup) == (4, 5)
+    assert (args.mixup, args.half_face, args.ema, args.layer_decay, args.sampling) == (
+        0,
+        0,
+        0,
+        1,
+        "shuffle",
+    )
+
+
+@pytest.mark.parametrize("recipe", settings.RECIPES)
+def test_every_recipe_names_flags_that_exist(recipe):
+    assert set(settings.RECIPES[recipe]) <= set(vars(settings.parser().parse_args([])))
+    settings.parse(["--recipe", recipe])
+
+
+BAD = [
+    "--epochs 0",
+    "--batch_size -1",
+    "--lr 0",
+    "--lr nan",
+    "--val_ratio 1",
+    "--val_ratio -0.1",
+    "--val_ratio nan",
+    "--ema 1",
+    "--mixup 2",
+    "--smoothing 1",
+    "--f1_share 1.5",
+    "--f1_memory 1",
+    "--drop 1",
+    "--layer_decay 0",
+    "--layer_decay 1.1",
+    "--warmup -1",
+    "--clip -1",
+    "--clip nan",
+    "--weight_decay nan",
+    "--lr inf",
+    "--resize 0 10",
+    "--crop 10 -1",
+    "--bands 60 30",
+    "--bands 0 30",
+    "--bands 30 100",
+    "--fold 0",
+    "--folds 3 --fold 3",
+    "--folds 3 --fold -1",
+    "--workers -1",
+    "--seed -1",
+    "--std 0 0.5 0.5",
+    "--std nan 0.5 0.5",
+    "--drop_ages 59 57",
+    "--thin -1",
+    "--accumulate 0",
+    "--years_sigma 0",
+    "--lr_decay_step 0",
+    "--log_interval 0",
+    "--epochs many",
+    "--head other",
+    "--recipe other",
+    "--criter f1",
+    "--precision fp8",
+    "--resize 10",
+]
+
+
+@pytest.mark.parametrize("flags", BAD)
+def test_a_bad_value_ends_with_status_2_and_names_the_flag(flags, capsys):
+    with pytest.raises(SystemExit) as error:
+        settings.parse_or_exit(flags.split())
+    assert error.value.code == 2
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert flags.split()[0] in told or flags.split()[-2] in told
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--val_ratio 0",
+        "--f1_share 1",
+        "--mixup 1",
+        "--clip 0",
+        "--warmup 0",
+        "--thin 1",
+        "--drop_ages 57 57",
+        "--folds 3 --fold 2",
+        "--workers 0",
+        "--layer_decay 1",
+        "--ema 0.999",
+    ],
+)
+def test_values_at_the_border_are_taken(flags):
+    settings.parse(flags.split())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[1]",
+        "{}",
+        {"settings": 3},
+        {"settings": {"colour": "red"}},
+        {"settings": {"epochs": [1]}},
+        {"settings": {"epochs": None}},
+        {"settings": {"bands": 5}},
+        {"settings": {"bands": [1, 2, 3]}},
+        {"settings": {"head": "other"}},
+        {"settings": {"lr": "fast"}},
+        {"settings": {"resize": ["a", "b"]}},
+        {"settings": {"epochs": 2.5}},
+        {"settings": {"model": 3}},
+        {"settings": {"epochs": 0}},
+    ],
+)
+def test_a_config_that_cannot_be_used_is_told_in_one_line(config, content, capsys):
+    with pytest.raises(SystemExit) as error:
+        settings.parse_or_exit(["--config", config(content)])
+    assert error.value.code == 2
+    assert "Traceback" not in capsys.readouterr().err
+    with pytest.raises((UserError, SystemExit)):
+        settings.parse(["--config", config(content)])
+
+
+def test_a_config_that_is_missing_is_told(capsys):
+    with pytest.raises(SystemExit) as error:
+        settings.parse_or_exit(["--config", "/nowhere/config.json"])
+    assert error.value.code == 2
+    assert "/nowhere/config.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("value", "devices"), [(None, 1), ("", 1), ("0", 1), ("4", 4)])
+def test_devices_follow_sagemaker(monkeypatch, value, devices):
+    if value is not None:
+        monkeypatch.setenv("SM_NUM_GPUS", value)
+    assert settings.parse([]).devices == devices
+    assert settings.parse(["--devices", "2"]).devices == 2
+
+
+def test_a_number_of_gpus_that_is_none_is_told(monkeypatch, capsys):
+    monkeypatch.setenv("SM_NUM_GPUS", "all")
+    with pytest.raises(SystemExit) as error:
+        settings.parse_or_exit([])
+    assert error.value.code == 2
+    assert "devices" in capsys.readouterr().err
+
+
+def test_keywords_are_read_as_json_where_they_can_be():
+    pairs = ["a=1", "b=0.5", "c=text", "d=true", "e=False", "f=None", "g=[1, 2]", "h=x=y", "i="]
+    assert settings.keywords(pairs) == {
+        "a": 1,
+        "b": 0.5,
+        "c": "text",
+        "d": True,
+        "e": False,
+        "f": None,
+        "g": [1, 2],
+        "h": "x=y",
+        "i": "",
+    }
+    assert settings.keywords([]) == {}
+
+
+@pytest.mark.parametrize("pair", ["a", "=1", "a b=1", "1a=2", ""])
+def test_a_keyword_that_is_none_is_told(pair):
+    with pytest.raises(UserError, match="KEY=VALUE"):
+        settings.keywords([pair])
+
+
+def test_help_shows_every_flag_with_words_and_needs_nothing_heavy():
+    code = "import sys; from training import settings; settings.parser().print_help(); sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert all(f"--{key}" in done.stdout for key in vars(settings.parse([])))
+    assert "(default: 0.2)" in done.stdout

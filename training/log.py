@@ -1,0 +1,63 @@
+"""What a run logs: the epoch line, TensorBoard or wandb."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from core.errors import UserError
+
+
+def epoch_line(row: dict, epochs: int, seconds: float) -> str:
+    """A row of metrics.csv in words."""
+    text = f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}  loss {row['loss']:.3f}"
+    if "macro_f1" in row:
+        text += f"  macro-F1 {row['macro_f1']:.4f}  accuracy {row['accuracy']:.3f}  "
+        text += "  ".join(f"{name} {row[name]:.3f}" for name in ("mask", "gender", "age"))
+    if row.get("fp16_overflows"):
+        text += f"  {row['fp16_overflows']} fp16 overflows"
+    text += f"  lr {row['lr']:.1e}  {row['images_per_s']:.0f} img/s"
+    if "mfu" in row:
+        text += f"  MFU {row['mfu']:.0%}"
+    return text + f"  {seconds:.0f} s  {row['memory_gb']:.1f} GB"
+
+
+def build_loggers(name: str, path: Path) -> list:
+    """Fabric's loggers for --logger `name`, none for csv: metrics.csv is written in any case."""
+    if name == "tensorboard":
+        from lightning_fabric.loggers import TensorBoardLogger
+
+        return [TensorBoardLogger(path.parent, name=path.name, version="")]
+    if name == "wandb":
+        if find_spec("wandb") is None:
+            raise UserError(
+                "--logger wandb: is not installed; 'pip install wandb', or use --logger tensorboard"
+            )
+        from pytorch_lightning.loggers import WandbLogger
+
+        return [WandbLogger(name=path.name, save_dir=path)]
+    return []
+
+
+def log_pictures(logger, frame, log_probabilities, epoch: int) -> None:
+    """The confusion matrix, and twelve photos held out with truth and answer, into TensorBoard or wandb."""
+    import numpy as np
+
+    from core import metrics
+    from reporting import figures
+
+    ans = log_probabilities.argmax(axis=1)
+    counts = metrics.confusion(frame["label"].to_numpy(), ans)
+    rows = np.linspace(0, len(frame) - 1, min(12, len(frame))).astype(int)
+    captions = [
+        f"is {figures.SHORT[frame['label'][row]]}\n{np.exp(log_probabilities[row, ans[row]]):.0%} {figures.SHORT[ans[row]]}"
+        for row in rows
+    ]
+    pictures = {
+        "confusion": figures.confusion_matrix(counts, figures.SHORT, f"epoch {epoch}"),
+        "photos": figures.contact_sheet(frame["path"][rows].tolist(), captions),
+    }
+    for name, picture in pictures.items():
+        if hasattr(logger, "log_image"):  # wandb
+            logger.log_image(name, [picture], step=epoch)
+            figures.plt.close(picture)
+        else:
+            logger.experiment.add_figure(name, picture, epoch)
