@@ -7,6 +7,7 @@ from pathlib import Path
 
 from core.cli import ArgumentParser, HelpFormatter, run
 from core.errors import UserError
+from core.faces import CROP_MARGIN
 from core.files import read_json
 from core.folders import DRAWN_MARK, existing_folder
 from core.processes import cores
@@ -117,9 +118,9 @@ def parse_args(arguments=None) -> argparse.Namespace:
     c = add_command(
         "crop",
         "crop faces into another folder",
-        "The face of every photo with a margin, found by OpenCV's YuNet, into OUT, in the same layout; without a face, the "
+        "The face of every photo with a margin, found by YuNet, into OUT, in the same layout; without a face, the "
         "winners' centre crop. The boxes are in OUT/journal.csv. An interrupted job goes on.",
-        "python prepare.py crop /data/train /data/faces --model_file yunet.onnx",
+        "python prepare.py crop /data/train /data/faces",
         crop,
     )
     c.add_argument("folder", type=Path, metavar="DIR")
@@ -128,9 +129,11 @@ def parse_args(arguments=None) -> argparse.Namespace:
         "--model_file",
         type=Path,
         metavar="FILE",
-        help="YuNet's file (default: the file of that name here)",
+        help="another version of YuNet (default: the one that comes with the toolkit)",
     )
-    c.add_argument("--margin", type=float, default=0.6, help="on each side, in heights of the face")
+    c.add_argument(
+        "--margin", type=float, default=CROP_MARGIN, help="on each side, in heights of the face"
+    )
     return p.parse_args(arguments)
 
 

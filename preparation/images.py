@@ -1,13 +1,11 @@
-"""Photos made anew in another folder of the same layout: backgrounds removed (rembg), faces cropped (OpenCV's YuNet).
+"""Photos made anew in another folder of the same layout: backgrounds removed (rembg), faces cropped (core/faces.py).
 
 The folder that is read is never written to. What is done is in OUT/journal.csv, a row a photo, so that an interrupted job goes on.
 """
 
 import csv
-import hashlib
 import os
 import shutil
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,23 +13,12 @@ import numpy as np
 from PIL import Image
 
 from core.errors import UserError
+from core.faces import CROP_MARGIN, FaceDetector, best_face, portrait
 from core.files import atomic, read_json, write_json
 from core.folders import DRAWN_MARK, IMAGE_EXTENSIONS, is_drawn
 from core.photo import PhotoError, crop_box, open_photo, upright_rgb
 from core.processes import cores
 from dataset import is_junk
-
-YUNET = "face_detection_yunet_2023mar.onnx"
-
-
-YUNET_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
-
-
-YUNET_HOME = "https://github.com/opencv/opencv_zoo/tree/main/models/face_detection_yunet"
-
-
-LONGEST = 640  # pixels of the side that YuNet is given: it knows faces of 10 to 300 pixels
-
 
 OWN = {
     "job.json",
@@ -231,47 +218,18 @@ def background_remover(
 
 
 # ---------------------------------------------------------------------------- faces
-def face_cropper(model_file: Path | None, margin: float, threshold: float = 0.6):
+def face_cropper(model_file: Path | None, margin: float):
     """A change for `convert`: the largest, most central face in a 3:4 portrait with `margin` times its height on each side.
 
-    Without a face, the winners' centre crop. Raises UserError if YuNet's file is not there or is another file.
+    Without a face, the winners' centre crop. Raises UserError if `model_file` is no face detector (None: the one that comes
+    with the toolkit).
     """
-    import cv2
-
-    file = Path(model_file or YUNET)
-    if not file.is_file():
-        raise UserError(f"{file}: is not there; fetch {YUNET} from {YUNET_HOME}")
-    if hashlib.sha256(file.read_bytes()).hexdigest() != YUNET_SHA256:
-        raise UserError(
-            f"{file}: is not {YUNET} (its checksum differs); fetch it again from {YUNET_HOME}"
-        )
-
-    cv2.utils.logging.setLogLevel(
-        cv2.utils.logging.LOG_LEVEL_ERROR
-    )  # OpenCV 5 warns of its own engine at every detector
-    of_thread = threading.local()  # a detector keeps the size of its input
-
-    def detect(photo: np.ndarray):
-        scale = min(1.0, LONGEST / max(photo.shape[:2]))
-        small = (
-            cv2.resize(photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-            if scale < 1
-            else photo
-        )
-        if not hasattr(of_thread, "detector"):
-            of_thread.detector = cv2.FaceDetectorYN.create(
-                str(file), "", (LONGEST, LONGEST), threshold
-            )
-        of_thread.detector.setInputSize(small.shape[1::-1])
-        faces = of_thread.detector.detect(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))[1]
-        return None if faces is None else faces[:, :4] / scale
-
-    return cropper(detect, margin)
+    return cropper(FaceDetector(model_file), margin)
 
 
-def cropped(paths, model_file: Path, folder: Path) -> list[Path]:
+def cropped(paths, model_file: Path | None, folder: Path) -> list[Path]:
     """The faces of photos, in `folder`; of one that cannot be read its own path, so that it is named where it is read."""
-    change = face_cropper(model_file, margin=0.6)
+    change = face_cropper(model_file, CROP_MARGIN)
 
     def one(number: int, path: Path) -> Path:
         target = folder / f"{number}.png"
@@ -282,39 +240,14 @@ def cropped(paths, model_file: Path, folder: Path) -> list[Path]:
 
 
 def cropper(detect, margin: float):
-    """As face_cropper, with any detector: (H, W, 3) RGB -> (N, >= 4) rows of left, top, width, height, or None."""
+    """As face_cropper, with any detector: (H, W, 3) RGB -> (N, >= 4) rows of left, top, width, height."""
 
     def change(photo: Image.Image):
         faces = detect(np.asarray(photo))
-        if faces is None or not len(faces):
+        if not len(faces):
             box = tuple(round(value) for value in crop_box(*photo.size, WINNERS_CROP))
             return photo.crop(box), "no face: centre crop", box
         box = portrait(best_face(faces, *photo.size), margin, *photo.size)
         return photo.crop(box), "face", box
 
     return change
-
-
-def best_face(faces, width: int, height: int):
-    """The face with the largest area, less for being off centre: left, top, width, height."""
-    faces = np.asarray(faces, float)[:, :4]
-    centre = faces[:, :2] + faces[:, 2:] / 2
-    away = np.hypot((centre[:, 0] - width / 2) / width, (centre[:, 1] - height / 2) / height)
-    return faces[np.argmax(faces[:, 2] * faces[:, 3] * (1 - np.minimum(away, 0.9)))]
-
-
-def portrait(face, margin: float, width: int, height: int) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of a 3:4 box around the face, moved and if need be shrunk to lie in the photo."""
-    left, top, face_width, face_height = face
-    box_height = max(face_height * (1 + 2 * margin), face_width * (1 + 2 * margin) * 4 / 3)
-    scale = min(1.0, height / box_height, width / (box_height * 0.75))
-    box_height, box_width = box_height * scale, box_height * 0.75 * scale
-    x = min(max(left + face_width / 2 - box_width / 2, 0), width - box_width)
-    y = min(max(top + face_height / 2 - box_height / 2, 0), height - box_height)
-    x, y = round(x), round(y)
-    return (
-        x,
-        y,
-        min(width, max(x + 1, round(x + box_width))),
-        min(height, max(y + 1, round(y + box_height))),
-    )
