@@ -49,7 +49,7 @@ class YearsHead(FactoredHead):
     """As FactoredHead, with a distribution over the years of age; a band's log-score is the log of its share of it.
 
     In training the bands are the training label's, else the official ones: shifted bands need no other model.
-    `years` holds the logits (B, 100) of the last forward pass in training, from which the criterion takes a term of its own.
+    With `return_years` the logits of the years (B, 100) too, from which the loss takes a term of its own.
     Label distributions over ages: Gao et al. 2017, https://arxiv.org/abs/1611.01731.
     """
 
@@ -57,19 +57,18 @@ class YearsHead(FactoredHead):
         super().__init__(features)
         self.age = nn.Linear(features, YEARS)
         self.training_bands = tuple(training_bands)
-        self.years = None
 
-    def forward(self, features):
-        logits = self.age(features).float()
-        self.years = logits if self.training else None
-        parts = logits.log_softmax(1).tensor_split(
+    def forward(self, features, return_years=False):
+        years = self.age(features).float()
+        parts = years.log_softmax(1).tensor_split(
             self.training_bands if self.training else OFFICIAL_BANDS, dim=1
         )
-        return self.join(
+        scores = self.join(
             self.mask(features),
             self.gender(features),
             torch.stack([part.logsumexp(1) for part in parts], 1),
         )
+        return (scores, years) if return_years else scores
 
 
 HEADS = {"joint": JointHead, "factored": FactoredHead, "years": YearsHead}
@@ -120,9 +119,15 @@ class MaskClassifier(nn.Module):
             "offsets", torch.zeros(CLASSES)
         )  # added to the log-scores when answering; tuned after training
 
-    def forward(self, images):
-        images = (images - self.mean) / self.std
-        return self.head(self.dropout(self.backbone(images))).float()
+    def forward(self, images, return_years=False):
+        """Photos (B, 3, H, W) -> log-scores (B, 18); with `return_years`, for the loss, a pair of them and the logits of the years
+        (B, 100), which are None for a head that has none."""
+        features = self.dropout(self.backbone((images - self.mean) / self.std))
+        if return_years and isinstance(self.head, YearsHead):
+            scores, years = self.head(features, return_years=True)
+            return scores.float(), years
+        scores = self.head(features).float()
+        return (scores, None) if return_years else scores
 
     def log_probabilities(self, images):
         """(B, 18) log-probabilities, tuned offsets included: what is answered, averaged and voted on."""

@@ -241,20 +241,12 @@ def train(
         for step, (pixels, rows) in zip(range(state["step"], steps), bar, strict=False):
             generator = np.random.default_rng((args.seed, epoch, step, fabric.global_rank))
             images = to_model(pixels, fabric.device, choice.channels_last)
-            images, other, share = mix(images, masks[rows], args, generator)
+            images, blend = mix(images, masks[rows], args, generator)
             rows = rows.to(fabric.device, non_blocking=True)
             update = (step + 1) % accumulate == 0
             with fabric.no_backward_sync(net, enabled=not update):
-                loss = total_loss(
-                    net(images),
-                    model,
-                    criterion,
-                    train_labels[rows],
-                    ages[rows],
-                    other,
-                    share,
-                    args,
-                )
+                output = net(images, return_years=True)
+                loss = total_loss(output, train_labels[rows], ages[rows], blend, criterion, args)
                 fabric.backward(loss / accumulate)
             total += loss.detach()
             first_bad = torch.where((first_bad < 0) & ~torch.isfinite(loss), step, first_bad)

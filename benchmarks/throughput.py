@@ -306,9 +306,8 @@ def training_loops(args, options, model, choice, fabric, frame) -> dict:
     def bare():
         train_mode(model)
         for _ in range(args.steps):
-            loss = total_loss(
-                net(resident), model, criterion, labels[rows], ages[rows], None, 1.0, options
-            )
+            output = net(resident, return_years=True)
+            loss = total_loss(output, labels[rows], ages[rows], None, criterion, options)
             fabric.backward(loss)
             optimizer.step()
             optimizer.zero_grad()
@@ -319,11 +318,10 @@ def training_loops(args, options, model, choice, fabric, frame) -> dict:
         for step in range(args.steps):
             pixels, rows = next(batches[cache])
             images = to_model(pixels, device, choice.channels_last)
-            images, other, share = mix(images, masks[rows], options, np.random.default_rng(step))
+            images, blend = mix(images, masks[rows], options, np.random.default_rng(step))
             rows = rows.to(device, non_blocking=True)
-            loss = total_loss(
-                net(images), model, criterion, labels[rows], ages[rows], other, share, options
-            )
+            output = net(images, return_years=True)
+            loss = total_loss(output, labels[rows], ages[rows], blend, criterion, options)
             fabric.backward(loss)
             total += loss.detach()
             fabric.clip_gradients(

@@ -70,12 +70,12 @@ def test_years_scores_are_the_shares_of_the_bands():
         assert torch.allclose(bands, shares, atol=1e-6)
 
 
-def test_years_are_given_to_the_loss_in_training_only():
-    head = YearsHead(8)
-    head(torch.randn(2, 8))
-    assert head.years.shape == (2, model.YEARS)
-    head.eval()(torch.randn(2, 8))
-    assert head.years is None
+@pytest.mark.parametrize("head", model.HEADS)
+def test_years_are_returned_where_they_are_asked_for(head):
+    classifier = tiny(head=head).train()
+    scores, years = classifier(images(2), return_years=True)
+    assert scores.shape == (2, 18)
+    assert years.shape == (2, model.YEARS) if head == "years" else years is None
 
 
 # ---------------------------------------------------------------------------- the model

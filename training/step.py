@@ -1,5 +1,7 @@
 """One training step: mixing, the forward pass, the loss."""
 
+from typing import NamedTuple
+
 import torch
 
 from core.labels import CLASSES
@@ -19,35 +21,42 @@ def train_mode(model) -> None:
             module.eval()
 
 
+class Blend(NamedTuple):
+    """How the photos of a batch were mixed in pairs: each with its partner (positions (B,)), of its own share."""
+
+    partner: torch.Tensor
+    share: float
+
+    def __call__(self, target):
+        """Targets (B, ...) of the photos -> those of the mixed photos."""
+        return torch.lerp(target[self.partner], target, self.share)
+
+
 def mix(images, masks, args, generator):
-    """Blend or halve the batch in pairs, as --mixup and --half_face ask: images, the partners' positions and the share of the first."""
+    """Blend or halve the batch in pairs, as --mixup and --half_face ask: the images, and their Blend or None."""
     draw = generator.random()
     if draw < args.mixup:
         share = float(generator.beta(0.4, 0.4))
-        other = torch.from_numpy(generator.permutation(len(images))).to(images.device)
-        images = images.float()
-        return torch.lerp(images[other], images, share), other, share
+        partner = torch.from_numpy(generator.permutation(len(images))).to(images.device)
+        blend = Blend(partner, share)
+        return blend(images.float()), blend
     if draw < args.mixup + args.half_face:
-        other = torch.from_numpy(augmentation.partners(masks, generator)).to(images.device)
+        partner = torch.from_numpy(augmentation.partners(masks, generator)).to(images.device)
         left = torch.from_numpy(generator.random(len(images)) < 0.5).to(images.device)
-        return augmentation.half_face(images, other, left), other, 0.5
-    return images, None, 1.0
+        return augmentation.half_face(images, partner, left), Blend(partner, 0.5)
+    return images, None
 
 
-def total_loss(scores, model, criterion, label, age, other, share, args):
-    """The criterion and the years head's own term, on plain or mixed labels."""
-    target = label
-    if other is not None:
-        target = soft_targets(label, CLASSES)
-        target = torch.lerp(target[other], target, share)
+def total_loss(output, labels, ages, blend, criterion, args):
+    """The criterion and the years head's own term, on the labels (B,) and ages (B,) of plain or mixed photos.
+
+    `output` is what the model returns with `return_years=True`.
+    """
+    scores, years = output
+    target = labels if blend is None else blend(soft_targets(labels, CLASSES))
     loss = criterion(scores, target)
-    if args.head == "years":
-        logits, model.head.years = (
-            model.head.years,
-            None,
-        )  # taken: what is left of a step cannot be copied with the model
-        years = years_target(age, logits.shape[1], args.years_sigma)
-        if other is not None:
-            years = torch.lerp(years[other], years, share)
-        loss = loss + args.years_weight * years_loss(logits, years)
+    if years is not None:
+        target = years_target(ages, years.shape[1], args.years_sigma)
+        target = target if blend is None else blend(target)
+        loss = loss + args.years_weight * years_loss(years, target)
     return loss
