@@ -155,7 +155,7 @@ def bar(total, done=0, description="", unit="photo"):
 
 def needs(package: str) -> None:
     if find_spec(package) is None:
-        raise UserError(f"{package} is not installed; 'pip install -r requirements-data.txt'")
+        raise UserError(f"{package} is not installed; 'pip install -r requirements.txt'")
 
 
 def audit(args) -> int:

@@ -4,5 +4,6 @@ set -eu
 requirements=requirements-test.txt
 . "$(dirname -- "$0")/setup.sh"
 cd "$root"
+"$python" -m ruff format --check .
 "$python" -m ruff check .
 exec "$python" -m pytest -q "$@"

@@ -95,7 +95,7 @@ def export(files: list[Path], output: Path, tta=None) -> None:
         import onnxscript  # noqa: F401  (PyTorch's exporter needs it)
     except ImportError as error:
         raise UserError(
-            f"--export: needs {error.name}; install what is in requirements-onnx.txt"
+            f"--export: needs {error.name}; install what is in requirements-extras.txt"
         ) from None
     import torch
 

@@ -173,7 +173,7 @@ def background_remover(
         import rembg
     except ImportError:
         raise UserError(
-            "background: rembg is not installed; 'pip install -r requirements-background.txt'"
+            "background: rembg is not installed; 'pip install -r requirements-extras.txt'"
         ) from None
 
     def custom(kind: str):

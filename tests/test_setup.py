@@ -98,6 +98,16 @@ def test_scripts_are_plain_sh(script):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_a_checkout_made_on_windows_has_scripts_that_run(tmp_path):
+    for name in ("train.sh", ".gitattributes"):
+        shutil.copy(ROOT / name, tmp_path)
+    git = ["git", "-C", tmp_path, "-c", "core.autocrlf=true"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, "checkout-index", "-q", "--prefix=out/", "train.sh"], check=True)
+    assert b"\r" not in (tmp_path / "out" / "train.sh").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("capabilities", "torch"),
     [

@@ -574,6 +574,6 @@ def test_inference_crops_faces_first_and_names_what_it_cannot_read(drawn, tmp_pa
 def test_a_package_that_is_not_there_is_told(tmp_path, monkeypatch, command, package):
     monkeypatch.setattr(prepare, "find_spec", lambda name: None if name == package else 1)
     with pytest.raises(
-        UserError, match=f"{package} is not installed; 'pip install -r requirements-data"
+        UserError, match=f"{package} is not installed; 'pip install -r requirements"
     ):
         prepared(command, tmp_path)
