@@ -22,7 +22,8 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
     """Shows every default, keeps the lines of commands and examples, which are indented, and fills the paragraphs between them."""
 
     def _get_help_string(self, action):
-        if action.default in (None, [], False) or "default" in (action.help or ""):
+        nothing = action.default is None or action.default is False or action.default == []
+        if nothing or "default" in (action.help or ""):
             return action.help
         if isinstance(action.default, list):
             return f"{action.help} (default: {' '.join(map(str, action.default))})"

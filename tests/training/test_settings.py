@@ -7,6 +7,7 @@ import pytest
 from core.errors import UserError
 from core.folders import ROOT
 from training import settings
+from training.recipes import RECIPES
 
 
 @pytest.fixture
@@ -103,9 +104,9 @@ def test_the_winners_recipe_is_theirs_number_by_number():
     )
 
 
-@pytest.mark.parametrize("recipe", settings.RECIPES)
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_names_flags_that_exist(recipe):
-    assert set(settings.RECIPES[recipe]) <= set(vars(settings.parser().parse_args([])))
+    assert set(RECIPES[recipe]) <= set(vars(settings.parser().parse_args([])))
     settings.parse(["--recipe", recipe])
 
 
@@ -260,9 +261,24 @@ def test_a_keyword_that_is_none_is_told(pair):
         settings.keywords([pair])
 
 
-def test_help_shows_every_flag_with_words_and_needs_nothing_heavy():
-    code = "import sys; from training import settings; settings.parser().print_help(); sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+def test_help_shows_the_defaults_of_the_model_asked_for_and_needs_nothing_heavy():
+    code = (
+        "import sys; from training import settings\ntry: settings.parse(sys.argv[1:])\n"
+        "except SystemExit: sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, "--model", "resnet18", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert all(f"--{key}" in done.stdout for key in vars(settings.parse([])))
-    assert "(default: 0.2)" in done.stdout
+    shown = " ".join(done.stdout.split())
+    assert "(default: 0.2)" in shown and "peak learning rate; depends" in shown
+    assert "model (default: 0.04)" in shown and "each device (default: 32)" in shown
+
+
+@pytest.mark.parametrize(("model", "shown"), [("vit_small_patch16_224", "16"), ("resnet18", "32")])
+def test_help_shows_the_batch_size_of_that_model(model, shown, capsys):
+    with pytest.raises(SystemExit):
+        settings.parse(["--help", "--model", model])
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"photos per step on each device (default: {shown})" in text
+    assert "dropout probability before the head (default: 0.0)" in text or model == "resnet18"

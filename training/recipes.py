@@ -1,0 +1,77 @@
+"""Recipes: named sets of flags; the defaults that depend on the model. Standard library only."""
+
+RECIPES = {
+    # What train.sh runs with the user's own data: the defaults, chosen by docs/accuracy.md.
+    "default": {},
+    # What the winning team ran, number by number. Deviations: the split is by person; their first
+    # epoch's learning rate is not on record (our warm-up begins at a tenth of the peak); mean and
+    # std are ImageNet's, because theirs were measured on photos without background.
+    "winners": {
+        "model": "SwinTransformerLarge384",
+        "resize": [384, 384],
+        "crop": [320, 256],
+        "augmentation": "winners",
+        "epochs": 5,
+        "batch_size": 16,
+        "lr": 2e-5,
+        "optimizer": "AdamW",
+        "weight_decay": 0.01,
+        "criterion": "f1_winners",
+        "bands": [29, 57],
+        "head": "joint",
+        "scheduler": "winners",
+        "lr_decay_step": 4,
+        "warmup": 5.0,
+        "layer_decay": 1.0,
+        "ema": 0.0,
+        "mixup": 0.0,
+        "half_face": 0.0,
+        "sampling": "shuffle",
+        "clip": 0.0,
+        "freeze": 0,
+        "drop": 0.0,
+        "tta": [],
+    },
+    # A small model from scratch, for the sample set on a laptop: the whole job in minutes.
+    "sample": {
+        "model": "resnet10t",
+        "pretrained": "no",
+        "resize": [96, 72],
+        "epochs": 12,
+        "batch_size": 32,
+        "optimizer": "AdamW",
+        "augmentation": "mild",
+        "drop": 0.1,
+        "name": "sample",
+    },
+}
+
+# Transformers, and ConvNeXt, which is trained as they are, need another optimizer and another scale
+# of learning rate than the small CNNs on which the defaults were measured. These are the winning
+# team's values for Swin-L-384, not measured here.
+TRANSFORMERS = (
+    *("swin", "vit", "deit", "beit", "eva", "cait", "davit", "maxvit", "hiera"),
+    "convnext",
+)
+FOR_TRANSFORMERS = {
+    "optimizer": "AdamW",
+    "batch_size": 16,
+    "crop": [320, 256],
+    "freeze": 0,
+    "drop": 0.0,
+}
+
+
+def is_transformer(args) -> bool:
+    return args.model.lower().startswith(TRANSFORMERS)
+
+
+def learning_rates(args) -> dict:
+    """Default peak learning rate and weight decay for the optimizer and the model in `args`."""
+    if "sgd" in args.optimizer.lower() or args.optimizer.lower().startswith(
+        ("momentum", "nesterov")
+    ):
+        return {"lr": 0.04, "weight_decay": 5e-4}
+    if is_transformer(args):
+        return {"lr": 2e-5, "weight_decay": 0.01}
+    return {"lr": 2e-3, "weight_decay": 0.05}
