@@ -64,7 +64,6 @@ def is_bare(path: Path) -> bool:
 
 def write_config(path: Path, args, choice, fabric) -> None:
     """config.json: every flag, what was chosen at start-up, the versions, the code's revision and the device."""
-    git = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True)
     packages = ("torch", "timm", "lightning_fabric", "albumentations", "numpy", "pandas", "PIL")
     versions = {name: sys.modules[name].__version__ for name in packages if name in sys.modules}
     write_json(
@@ -73,13 +72,22 @@ def write_config(path: Path, args, choice, fabric) -> None:
             "settings": vars(args),
             "choices": vars(choice),
             "versions": {"python": platform.python_version(), **versions},
-            "revision": git.stdout.strip() or None,
+            "revision": revision(),
             "device": torch.cuda.get_device_name()
             if fabric.device.type == "cuda"
             else platform.machine(),
             "processes": fabric.world_size,
         },
     )
+
+
+def revision() -> str:
+    """The git commit of this code; "unknown" without git, or in a folder that is no checkout."""
+    command = ["git", "-C", ROOT, "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip() or "unknown"
+    except OSError:
+        return "unknown"
 
 
 def keep_checkpoints(path: Path, epoch: int, keep: int) -> None:

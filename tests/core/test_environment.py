@@ -1,0 +1,39 @@
+"""What is set before PyTorch is loaded."""
+
+import getpass
+import os
+import pwd
+import sys
+
+import pytest
+
+from core.environment import prepare_environment
+
+NAMES = ("HOME", "USER", "LOGNAME", "LNAME", "USERNAME")
+
+
+@pytest.fixture
+def before_torch(monkeypatch):
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(sys, "modules", {k: v for k, v in sys.modules.items() if k != "torch"})
+
+
+def test_a_user_id_without_a_name_gets_one(before_torch, monkeypatch):
+    def nobody(uid):
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    for name in NAMES:
+        os.environ.pop(name, None)
+    with pytest.raises((KeyError, OSError)):
+        getpass.getuser()
+    prepare_environment()
+    assert getpass.getuser() == str(os.getuid())
+    assert os.path.isdir(os.environ["HOME"])  # noqa: PTH112
+
+
+def test_what_the_user_has_set_stays(before_torch):
+    os.environ.update(USER="me", HOME="/home/me")
+    before = dict(os.environ)
+    prepare_environment()
+    assert {name: os.environ.get(name) for name in NAMES} == {n: before.get(n) for n in NAMES}
