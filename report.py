@@ -1,13 +1,10 @@
-"""What people look at: a run, submissions side by side, a data folder, the score of a CSV against known answers."""
+"""Reports: a page on a run, on several submissions, on a train folder; a submission's score."""
 
 import argparse
+from importlib import import_module
 from pathlib import Path
 
-from core.cli import ArgumentParser, HelpFormatter, run
-from reporting.compare import compare
-from reporting.data import data
-from reporting.run import run_report
-from reporting.score import score
+from core.cli import ArgumentParser, HelpFormatter, add_labels, run
 
 EXAMPLES = """\
 examples:
@@ -15,112 +12,88 @@ examples:
   python report.py compare output/*.csv --data_dir /data/eval
   python report.py data /data/train
   python report.py score output/swin.csv sample/eval_answers.csv
-  python report.py score output/swin.csv answers.csv --json score.json
+  python report.py score output/swin.csv labels.csv --json score.json
 """
+
+# command -> one line for the list of commands, and what it does.
+COMMANDS = {
+    "run": (
+        "a page on one run: learning curves, confusion, calibration, mistakes",
+        "Write one self-contained HTML page, and its figures as PNGs, on what a run predicted for "
+        "the people it did not train on.",
+    ),
+    "compare": (
+        "a page on two or more submissions side by side",
+        "Show where submissions agree, how predictions change from one to another, and the photos "
+        "they disagree on.",
+    ),
+    "data": (
+        "a page on a train folder: people, classes, photos",
+        "Show people by gender and age, classes, sizes and colours of photos, and some photos of "
+        "each class.",
+    ),
+    "score": (
+        "macro-F1 and accuracies of a submission whose labels are known",
+        "Print macro-F1, accuracy and the accuracy of each attribute; rows are matched by ImageID.",
+    ),
+}
 
 
 def parse_args(argv=None) -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__, epilog=EXAMPLES, formatter_class=HelpFormatter)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def add_command(name, summary, description, function):
-        command = commands.add_parser(
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    commands = {}
+    for name, (summary, description) in COMMANDS.items():
+        commands[name] = subparsers.add_parser(
             name,
             help=summary,
             description=description,
             epilog=EXAMPLES,
             formatter_class=HelpFormatter,
         )
-        command.set_defaults(main=function)
-        return command
+    c = commands["run"]
+    c.add_argument("name", metavar="NAME", help="name of the run, or its folder")
+    text = "folder that holds the runs (default: SM_MODEL_DIR, else ./model)"
+    c.add_argument("--model_dir", metavar="DIR", help=text)
+    add_output(c, None, "folder for the page (default: report/ in the run's folder)")
+    add_photos(c, 24, "number of mistakes to show")
 
-    command = add_command(
-        "run",
-        "a page on one run: curves, confusion, calibration, mistakes",
-        "One self-contained HTML page, and its pictures, on what a run did on people it did not train on.",
-        run_report,
-    )
-    command.add_argument("name", metavar="NAME", help="the run, or its folder")
-    command.add_argument(
-        "--model_dir", metavar="DIR", help="where runs are (default: SM_MODEL_DIR, else ./model)"
-    )
-    command.add_argument(
-        "--output",
-        metavar="DIR",
-        type=Path,
-        help="where the page goes (default: the run's folder report)",
-    )
-    command.add_argument("--photos", type=int, default=24, metavar="N", help="mistakes shown")
+    c = commands["compare"]
+    c.add_argument("csv", metavar="CSV", nargs="+", type=Path, help="submissions (ImageID,ans)")
+    add_labels(c, "CSV of the ground truth (ImageID,ans), to score each and their vote")
+    text = "eval folder, to show the photos from (default: SM_CHANNEL_EVAL)"
+    c.add_argument("--data_dir", metavar="DIR", help=text)
+    add_output(c, "output/compare", "folder for the page")
+    add_photos(c, 24, "number of photos to show")
 
-    command = add_command(
-        "compare",
-        "two or more submissions side by side",
-        "Where submissions agree, which classes flow from one to another, and the photos they disagree on.",
-        compare,
-    )
-    command.add_argument("csv", metavar="CSV", nargs="+", type=Path, help="answers, ImageID,ans")
-    command.add_argument(
-        "--answers",
-        metavar="FILE",
-        type=Path,
-        help="the truth, for the score of each and of their vote",
-    )
-    command.add_argument(
-        "--data_dir",
-        metavar="DIR",
-        help="the folder that was answered, to show photos from (default: SM_CHANNEL_EVAL)",
-    )
-    command.add_argument(
-        "--output",
-        metavar="DIR",
-        type=Path,
-        default=Path("output/compare"),
-        help="where the page goes",
-    )
-    command.add_argument("--photos", type=int, default=24, metavar="N", help="photos shown")
+    c = commands["data"]
+    c.add_argument("data_dir", metavar="DIR", help="train folder")
+    text = "CSV of label corrections to apply first"
+    c.add_argument("--corrections", metavar="FILE", type=Path, help=text)
+    add_output(c, "output/data", "folder for the page")
+    add_photos(c, 6, "number of photos to show of each class")
 
-    command = add_command(
-        "data",
-        "a page on a train folder: people, classes, photos",
-        "People by gender and age, classes, sizes and colours of photos, and some photos of each class.",
-        data,
-    )
-    command.add_argument("data_dir", metavar="DIR", help="train folder")
-    command.add_argument(
-        "--corrections", metavar="FILE", type=Path, help="applied to the labels first"
-    )
-    command.add_argument(
-        "--output",
-        metavar="DIR",
-        type=Path,
-        default=Path("output/data"),
-        help="where the page goes",
-    )
-    command.add_argument(
-        "--photos", type=int, default=6, metavar="N", help="photos shown of each class"
-    )
-
-    command = commands.add_parser(
-        "score",
-        help="macro-F1 and accuracies of a CSV whose answers are known",
-        formatter_class=HelpFormatter,
-        description="Macro-F1, accuracy and the accuracy of each attribute, rows matched by ImageID.",
-        epilog=EXAMPLES,
-    )
-    command.add_argument(
-        "output", metavar="OUTPUT.csv", type=Path, help="the answers to score, ImageID,ans"
-    )
-    command.add_argument("answers", metavar="ANSWERS.csv", type=Path, help="the truth, ImageID,ans")
-    command.add_argument(
-        "--json",
-        metavar="FILE",
-        type=Path,
-        help="also write the scores here, and the F1 of every class",
-    )
-    command.set_defaults(main=score)
+    c = commands["score"]
+    c.add_argument("submission", metavar="CSV", type=Path, help="submission (ImageID,ans)")
+    c.add_argument("labels", metavar="LABELS", type=Path, help="CSV of the ground truth")
+    text = "also write the scores, and the F1 of every class, to this file"
+    c.add_argument("--json", metavar="FILE", type=Path, help=text)
     return parser.parse_args(argv)
 
 
+def add_output(command, default, text) -> None:
+    default = default and Path(default)
+    command.add_argument("--output", metavar="DIR", type=Path, default=default, help=text)
+
+
+def add_photos(command, default, text) -> None:
+    command.add_argument("--photos", type=int, default=default, metavar="N", help=text)
+
+
+def main(args) -> int:
+    # Only now: importing the report means importing numpy, matplotlib and PyTorch.
+    return import_module(f"reporting.{args.command}").main(args)
+
+
 if __name__ == "__main__":
-    ARGS = parse_args()
-    run(ARGS.main, ARGS)
+    run(main, parse_args())

@@ -1,4 +1,4 @@
-"""What every command shares: its parser, its help, and errors in one line. Standard library only."""
+"""What every command shares: parser, help, errors in one line. Standard library only."""
 
 import argparse
 import os
@@ -12,14 +12,14 @@ from core.folders import ROOT
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """Says what is wrong with a command in one line, as everything else here does."""
+    """Reports a wrong command in one line, as the rest of the toolkit does."""
 
     def error(self, message):
-        self.exit(2, f"{self.prog}: {message}; --help says what it takes\n")
+        self.exit(2, f"{self.prog}: {message}; see --help\n")
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows every default, keeps the lines of commands and examples, which are indented, and fills the paragraphs between them."""
+    """Shows every default; keeps indented lines (examples) as they are and wraps paragraphs."""
 
     def _get_help_string(self, action):
         nothing = action.default is None or action.default is False or action.default == []
@@ -39,8 +39,15 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
         )
 
 
+def add_labels(parser, text: str, required: bool = False) -> None:
+    """Add --labels FILE, the ground truth; its old name, --answers, still works."""
+    group = parser.add_mutually_exclusive_group(required=required)
+    group.add_argument("--labels", metavar="FILE", type=Path, help=text)
+    group.add_argument("--answers", dest="labels", type=Path, help=argparse.SUPPRESS)
+
+
 def run(main, args) -> None:
-    """Call `main(args)` and end the process: 0, 2 with one line for a `UserError`, 130 for Ctrl-C."""
+    """Call `main(args)` and exit: 0, 2 with one line for a UserError, 130 for Ctrl-C."""
     try:
         status = main(args)
     except UserError as error:
@@ -56,7 +63,7 @@ def run(main, args) -> None:
 
 
 def _tell_what_is_missing(kind, error, trace) -> None:
-    """A package of requirements.txt that this Python has not: one line instead of a traceback (sys.excepthook)."""
+    """sys.excepthook: a package that this Python lacks is one line instead of a traceback."""
     if kind is ModuleNotFoundError:
         venv = ROOT / ".venv" / "bin" / "python"
         way = (

@@ -1,75 +1,87 @@
 """The page on a train folder."""
 
+from collections import Counter
+
+import numpy as np
+
+import dataset
+from core.figures import contact_sheet
 from core.folders import existing_folder
+from core.labels import CLASS_NAMES
+from core.photo import PhotoError, load_photo, open_photo
+from reporting import data_figures
+from reporting.page import Line, Photo, Section, write_page
+
+SAMPLED = 500  # photos whose pixel values are counted
 
 
-def data(args) -> int:
-    import numpy as np
-
-    import dataset
-    from core.photo import PhotoError, load_photo, open_photo
-    from reporting import figures
-    from reporting.page import Section, gallery, note, table, write_page
-
+def main(args) -> int:
     frame = dataset.read_train(existing_folder(args.data_dir, "DIR"), args.corrections)
-    people = frame.drop_duplicates("person")
     generator = np.random.default_rng(0)
-    sizes, histograms, unreadable = {}, np.zeros((3, 256)), 0
-    for path in frame["path"]:
+
+    def sections():
+        yield from count_sections(frame)
+        yield colour_section(frame, generator)
+        for label, of_class in frame.groupby("label"):
+            chosen = of_class.iloc[generator.permutation(len(of_class))[: args.photos]]
+            yield class_section(CLASS_NAMES[label], chosen)
+
+    print(f"wrote {write_page(args.output, f'Data in {args.data_dir}', sections())}")
+    return 0
+
+
+def count_sections(frame):
+    sizes, unreadable = photo_sizes(frame["path"])
+    people = frame.drop_duplicates("person")
+    per_person = frame["person"].value_counts().value_counts()
+    groups = ", ".join(f"{photos} ({count:,} people)" for photos, count in per_person.items())
+    rows = [
+        ("people", f"{len(people):,}"),
+        ("photos", f"{len(frame):,}"),
+        ("unreadable photos", f"{unreadable:,}"),
+        ("photos per person", groups),
+    ]
+    yield Section("Overview", rows=rows)
+    yield Section("People by gender and age", figures=[data_figures.ages(people)])
+    yield Section("Classes", figures=[data_figures.class_counts(frame["label"].to_numpy())])
+    rows = [(f"{width} x {height}", count) for (width, height), count in sizes.most_common(10)]
+    yield Section("Sizes", header=("width x height", "photos"), rows=rows)
+
+
+def photo_sizes(paths) -> tuple[Counter, int]:
+    """Photos by (width, height), and the number of those that cannot be opened."""
+    sizes, unreadable = Counter(), 0
+    for path in paths:
         try:
             with open_photo(path) as photo:
-                sizes[photo.size] = sizes.get(photo.size, 0) + 1
+                sizes[photo.size] += 1
         except PhotoError:
             unreadable += 1
-    for row in generator.permutation(len(frame))[:500]:
+    return sizes, unreadable
+
+
+def colour_section(frame, generator) -> Section:
+    counts = np.zeros((3, 256))
+    for row in generator.permutation(len(frame))[:SAMPLED]:
         try:
             pixels = load_photo(frame["path"][row], (128, 96))
         except PhotoError:
             continue
-        histograms += [
-            np.bincount(pixels[..., channel].ravel(), minlength=256) for channel in range(3)
-        ]
-    share = histograms / histograms.sum(axis=1, keepdims=True)
+        for channel in range(3):
+            counts[channel] += np.bincount(pixels[..., channel].ravel(), minlength=256)
+    share = counts / counts.sum(axis=1, keepdims=True)
     values = np.arange(256) / 255
     mean = share @ values
     std = np.sqrt(share @ values**2 - mean**2)
-    common = sorted(sizes.items(), key=lambda item: -item[1])[:10]
+    note = f"Measured on {min(SAMPLED, len(frame))} random photos."
+    return Section("Colours", note, figures=[data_figures.channel_histograms(counts, mean, std)])
 
-    def sections():
-        per_person = frame["person"].value_counts().value_counts()
-        rows = [
-            ("people", f"{len(people):,}"),
-            ("photos", f"{len(frame):,}"),
-            ("photos that cannot be opened", f"{unreadable:,}"),
-            (
-                "photos a person",
-                ", ".join(f"{count} ({n:,} people)" for count, n in per_person.items()),
-            ),
-        ]
-        yield Section("In all", table(rows, ("", "")))
-        yield Section("People by gender and age", figures=figures.ages(people))
-        yield Section("The 18 classes", figures=figures.class_counts(frame["label"].to_numpy()))
-        yield Section(
-            "Sizes",
-            table([(f"{w} x {h}", f"{n:,}") for (w, h), n in common], ("width x height", "photos")),
-        )
-        yield Section(
-            "Colours",
-            note(f"Of {min(500, len(frame))} photos, at random."),
-            figures.channel_histograms(histograms, mean, std),
-        )
-        for label, of_class in frame.groupby("label"):
-            chosen = of_class.iloc[generator.permutation(len(of_class))[: args.photos]]
-            said, names = (
-                [f"{age} years" for age in chosen["age"]],
-                chosen["person"] + "/" + chosen["photo"],
-            )
-            yield Section(
-                figures.CLASS_NAMES[label],
-                gallery(chosen["path"], [[words] for words in said], names.tolist()),
-                figures.contact_sheet(chosen["path"].tolist(), said),
-                embed=False,
-            )
 
-    print(f"wrote {write_page(args.output, f'Data in {args.data_dir}', sections())}")
-    return 0
+def class_section(name: str, chosen) -> Section:
+    photos = [
+        Photo(row.path, [Line(f"{row.age} years")], f"{row.person}/{row.photo}")
+        for row in chosen.itertuples()
+    ]
+    captions = [photo.lines[0].text for photo in photos]
+    sheet = contact_sheet(chosen["path"].tolist(), captions)
+    return Section(name, photos=photos, figures=[sheet], embed=False)

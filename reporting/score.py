@@ -1,102 +1,86 @@
-"""Scores of a submission whose ground truth is known."""
+"""Scores of a submission against known labels."""
 
 from pathlib import Path
 
+import numpy as np
+
+from core import metrics
 from core.errors import UserError
+from core.files import write_json
+from core.labels import ATTRIBUTES, CLASS_NAMES
+from prediction.submission import few, read_submission
 
 
-def score(args) -> None:
-    """Print the scores of `args.output` against `args.answers`; UserError if a photo is not answered, or more than once."""
-    from core import metrics
-
+def main(args) -> int:
+    """Print the scores; UserError if a photo has no prediction, or more than one."""
     check_json(args)
-    labels, ans, extra = match_answers(args.output, args.answers)
-    scores = metrics.score(labels, ans)
-    confusion, class_f1 = metrics.confusion(labels, ans), metrics.per_class_f1(labels, ans)
-    print(f"{args.output} against {args.answers}: {len(labels):,} photos\n")
+    labels, ans, unknown = match(args.submission, args.labels)
+    scores, class_f1 = metrics.score(labels, ans), metrics.per_class_f1(labels, ans)
+    print(f"{args.submission} against {args.labels}: {len(labels):,} photos\n")
     print_scores(scores)
     print()
-    print_classes(confusion, class_f1)
-    if extra:
-        print(f"\nnot scored: {extra}")
+    print_classes(metrics.confusion(labels, ans), class_f1)
+    if unknown:
+        print(f"\nnot scored: {unknown}")
     if args.json:
-        write_scores(args, len(labels), scores, class_f1)
+        content = {
+            "output": str(args.submission),
+            "answers": str(args.labels),
+            "photos": len(labels),
+            **scores,
+            "class_f1": {
+                name: None if np.isnan(f1) else float(f1)
+                for name, f1 in zip(CLASS_NAMES, class_f1, strict=True)
+            },
+        }
+        write_json(args.json, content)
         print(f"\nscores written to {args.json}")
+    return 0
 
 
 def check_json(args) -> None:
-    """UserError if `--json` would write over a CSV, or over the json that inference.py wrote beside one."""
-    taken = {
-        path.resolve()
-        for csv in (args.output, args.answers)
-        for path in (csv, csv.with_suffix(".json"))
-    }
+    """UserError if --json would overwrite a CSV, or the json that inference.py wrote beside one."""
+    files = [args.submission, args.labels]
+    taken = [path.resolve() for csv in files for path in (csv, csv.with_suffix(".json"))]
     if args.json and args.json.resolve() in taken:
         raise UserError(f"--json {args.json}: belongs to one of the CSVs; give another name")
 
 
-def match_answers(output: Path, answers: Path):
-    """labels (N,), ans (N,) in the order of `answers`, and words on rows of `output` that `answers` does not know (or "").
+def match(submission: Path, labels: Path) -> tuple[np.ndarray, np.ndarray, str]:
+    """labels (N,), predictions (N,) in the same order, and a note on photos without a label.
 
-    Raises UserError naming a few of the photos that `output` misses or repeats: such a file has no score.
+    UserError naming a few of the photos that `submission` misses or repeats: it has no score.
     """
-    from prediction.submission import few, read_submission
-
-    truth, given = read_submission(answers), read_submission(output, unique=False)
-    missing = truth["ImageID"][~truth["ImageID"].isin(given["ImageID"])]
-    extra = given["ImageID"][~given["ImageID"].isin(truth["ImageID"])].unique()
-    repeated = given["ImageID"][given["ImageID"].duplicated()].unique()
-    named = {
-        what: f"{len(names):,} {what} ({few(list(names))})" if len(names) else ""
-        for what, names in (
-            ("missing", missing),
-            ("repeated", repeated),
-            ("unknown to the answers", extra),
-        )
+    truth, given = read_submission(labels), read_submission(submission, unique=False)
+    ids = given["ImageID"]
+    faults = {
+        "missing": truth["ImageID"][~truth["ImageID"].isin(ids)],
+        "repeated": ids[ids.duplicated()].unique(),
+        "without a label": ids[~ids.isin(truth["ImageID"])].unique(),
     }
-    if len(missing) or len(repeated):
-        raise UserError(
-            f"{output}: no score, since photos of {answers} are {' and '.join(filter(None, named.values()))}"
-        )
+    notes = {
+        what: f"{len(names):,} {what} ({few(list(names))})" if len(names) else ""
+        for what, names in faults.items()
+    }
+    if notes["missing"] or notes["repeated"]:
+        found = " and ".join(filter(None, notes.values()))
+        raise UserError(f"{submission}: cannot be scored against {labels}; photos: {found}")
     ans = given.set_index("ImageID")["ans"].reindex(truth["ImageID"])
-    return truth["ans"].to_numpy(), ans.to_numpy(), named["unknown to the answers"]
+    return truth["ans"].to_numpy(), ans.to_numpy(), notes["without a label"]
 
 
 def print_scores(scores: dict) -> None:
-    """Macro-F1 first, as the leaderboard ranks by it; the attributes' accuracies below the accuracy they make up."""
+    """Macro-F1 first, as the leaderboard ranks by it; the attributes' accuracies indented."""
     print(f"macro-F1  {scores['macro_f1']:.4f}")
     print(f"accuracy  {scores['accuracy']:.4f}")
-    for attribute in ("mask", "gender", "age"):
+    for attribute in ATTRIBUTES:
         print(f"  {attribute:7} {scores[attribute]:.4f}")
 
 
 def print_classes(confusion, class_f1) -> None:
-    """A line for every class: photos that are of it, answers that say so, F1."""
-    from core.labels import CLASS_NAMES
-
-    print(f"    {'class':22} photos  answers      F1")
+    """A line for every class: photos with that label, photos predicted as it, F1."""
+    print(f"    {'class':22} photos predicted      F1")
     for label, name in enumerate(CLASS_NAMES):
-        f1 = (
-            f"{class_f1[label]:.4f}" if class_f1[label] >= 0 else "-"
-        )  # nan: neither in the truth nor in the answers
-        print(
-            f"{label:>3} {name:22} {confusion[label].sum():6,} {confusion[:, label].sum():8,} {f1:>7}"
-        )
-
-
-def write_scores(args, photos: int, scores: dict, class_f1) -> None:
-    from core.files import write_json
-    from core.labels import CLASS_NAMES
-
-    classes = {
-        name: None if f1 != f1 else float(f1)
-        for name, f1 in zip(CLASS_NAMES, class_f1, strict=True)
-    }
-    content = {
-        "output": str(args.output),
-        "answers": str(args.answers),
-        "photos": photos,
-        **scores,
-        "class_f1": classes,
-    }
-    write_json(args.json, content)
+        photos, predicted = confusion[label].sum(), confusion[:, label].sum()
+        f1 = "-" if np.isnan(class_f1[label]) else f"{class_f1[label]:.4f}"
+        print(f"{label:>3} {name:22} {photos:6,} {predicted:9,} {f1:>7}")

@@ -38,17 +38,18 @@ def build_loggers(name: str, path: Path) -> list:
 
 
 def log_pictures(logger, frame, log_probabilities, epoch: int) -> None:
-    """The confusion matrix, and twelve photos held out with truth and answer, into TensorBoard or wandb."""
+    """The confusion matrix, and twelve held-out photos with labels and predictions, into TensorBoard or wandb."""
     import numpy as np
 
     from core import metrics
-    from reporting import figures
+    from core import figures
 
     ans = log_probabilities.argmax(axis=1)
     counts = metrics.confusion(frame["label"].to_numpy(), ans)
     rows = np.linspace(0, len(frame) - 1, min(12, len(frame))).astype(int)
     captions = [
-        f"is {figures.SHORT[frame['label'][row]]}\n{np.exp(log_probabilities[row, ans[row]]):.0%} {figures.SHORT[ans[row]]}"
+        f"label: {figures.SHORT[frame['label'][row]]}\npredicted: {figures.SHORT[ans[row]]} "
+        f"({np.exp(log_probabilities[row, ans[row]]):.0%})"
         for row in rows
     ]
     pictures = {

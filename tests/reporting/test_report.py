@@ -12,14 +12,15 @@ from PIL import Image
 from sklearn.metrics import f1_score
 
 import report
-from core import metrics
+from core import figures, metrics
 from core.errors import UserError
 from core.folders import ROOT
 from model import MaskClassifier
 from prediction import tables
 from prediction.model_file import save_model
-from reporting import compare, data, figures, findings, run
-from reporting import score as report_score
+from reporting import findings, run
+from reporting.compare import short_names
+from reporting.run import run_page
 from training import log
 
 
@@ -36,7 +37,7 @@ def files(tmp_path, monkeypatch):
 
 
 def score(*argv):
-    report_score.score(report.parse_args(["score", "output.csv", "answers.csv", *argv]))
+    report.main(report.parse_args(["score", "output.csv", "answers.csv", *argv]))
 
 
 def test_rows_are_matched_by_photo(files, capsys):
@@ -78,7 +79,7 @@ def test_the_scores_are_written_as_json(files):
         ),
         (
             ["a.jpg,0", "a.jpg,0", "x.jpg,0"],
-            "3 missing ('b.jpg', 'c.jpg', 'd.jpg') and 1 repeated ('a.jpg') and 1 unknown",
+            "3 missing ('b.jpg', 'c.jpg', 'd.jpg') and 1 repeated ('a.jpg') and 1 without a label",
         ),
     ],
 )
@@ -89,13 +90,13 @@ def test_missing_and_repeated_photos_are_named_and_there_is_no_score(files, rows
     assert said in str(error.value) and "output.csv" in str(error.value)
 
 
-def test_photos_without_an_answer_key_are_named_and_not_scored(files, capsys):
+def test_photos_without_a_label_are_named_and_not_scored(files, capsys):
     files("d.jpg,5", "c.jpg,17", "b.jpg,0", "a.jpg,0", *(f"x{number}.jpg,1" for number in range(5)))
     score()
     out = capsys.readouterr().out
     assert (
         "macro-F1  1.0000" in out
-        and "not scored: 5 unknown to the answers ('x0.jpg', 'x1.jpg', 'x2.jpg' and 2 more)" in out
+        and "not scored: 5 without a label ('x0.jpg', 'x1.jpg', 'x2.jpg' and 2 more)" in out
     )
 
 
@@ -175,8 +176,8 @@ def a_run(tmp_path, photos):
     return tmp_path / "runs" / "swin"
 
 
-def test_the_page_on_a_run_tells_its_score_and_needs_no_other_file(a_run):
-    assert run.run_report(report.parse_args(["run", "swin", "--model_dir", str(a_run.parent)])) == 0
+def test_the_page_on_a_run_shows_its_score_and_needs_no_other_file(a_run):
+    assert report.main(report.parse_args(["run", "swin", "--model_dir", str(a_run.parent)])) == 0
     page = (a_run / "report" / "index.html").read_text(encoding="utf-8")
     table = pd.read_csv(a_run / "val_predictions.csv")
     assert f"{f1_score(table['label'], table['ans'], average='macro'):.4f}" in page
@@ -199,32 +200,30 @@ def test_the_folds_of_a_run_are_drawn_together(a_run):
         (a_run / f"fold-{fold}").mkdir()
         (a_run / f"fold-{fold}" / "metrics.csv").write_bytes((a_run / "metrics.csv").read_bytes())
     (a_run / "metrics.csv").unlink()
-    page = run.run_page(a_run).read_text(encoding="utf-8")
+    page = run_page(a_run).read_text(encoding="utf-8")
     assert (
-        "from 0.100 after the first epoch to 0.200 at its best, epoch 2 / 2 of 2: it was still rising"
+        "was 0.100 after the first epoch and 0.200 at its best, in epoch 2 / 2 of 2. It was still"
         in page
     )
 
 
 def test_sentences_say_where_a_run_is_wrong():
     labels, ans = np.array([0, 0, 1, 17]), np.array([0, 1, 1, 5])
-    said = " ".join(findings.where_wrong(labels, ans, metrics.per_class_f1(labels, ans)))
-    assert (
-        "Of 2 wrong answers 1 have a wrong mask, 1 have a wrong age, 0 have a wrong gender." in said
-    )
-    assert findings.where_wrong(labels, labels, metrics.per_class_f1(labels, labels)) == [
-        "No answer is wrong."
+    said = " ".join(findings.mistakes(labels, ans, metrics.per_class_f1(labels, ans)))
+    assert "Misclassified photos: 2. Wrong are: mask in 1, age in 1, gender in 0." in said
+    assert findings.mistakes(labels, labels, metrics.per_class_f1(labels, labels)) == [
+        "Every photo is classified correctly."
     ]
-    assert "too sure" in findings.trust(
+    assert "overconfident" in findings.calibration(
         np.full(4, 0.9), labels == ans
-    ) and "fits" in findings.trust(np.full(4, 0.5), labels == ans)
+    ) and "well calibrated" in findings.calibration(np.full(4, 0.5), labels == ans)
 
 
 @pytest.mark.parametrize(
     ("scores", "said"),
     [
         ([0.1, 0.3, 0.5], "still rising"),
-        ([0.1, 0.5, 0.499], "had settled"),
+        ([0.1, 0.5, 0.499], "had converged"),
         ([0.5, 0.4, 0.3], "did not help"),
     ],
 )
@@ -246,11 +245,14 @@ def test_names_are_whole_or_left_out_in_pictures_never_boxes(photos, monkeypatch
 
 def test_mistakes_are_shown_most_confident_first_one_a_person(a_run, monkeypatch):
     shown = []
-    monkeypatch.setattr(
-        "reporting.figures.contact_sheet", lambda paths, captions: shown.extend(paths)
-    )
-    monkeypatch.setattr(run, "gradcam", lambda *_: (None, ""))
-    run.run_page(a_run, photos=5)
+
+    def sheet(paths, captions):
+        shown.extend(paths)
+        return figures.plt.figure()
+
+    monkeypatch.setattr(run, "contact_sheet", sheet)
+    monkeypatch.setattr(run, "grad_cam", lambda *_: (None, ""))
+    run_page(a_run, photos=5)
     table = pd.read_csv(a_run / "val_predictions.csv")
     table["confidence"] = [table[f"p{ans}"][row] for row, ans in enumerate(table["ans"])]
     wrong = (
@@ -261,12 +263,12 @@ def test_mistakes_are_shown_most_confident_first_one_a_person(a_run, monkeypatch
     assert shown == wrong["path"][:5].tolist()
 
 
-def test_a_run_without_predictions_is_told(tmp_path):
+def test_a_folder_without_predictions_is_refused(tmp_path):
     with pytest.raises(UserError, match="is not a run"):
-        run.run_page(tmp_path)
+        run_page(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match="val_ratio 0"):
-        run.run_page(tmp_path)
+        run_page(tmp_path)
 
 
 @pytest.fixture
@@ -279,7 +281,7 @@ def two(tmp_path, monkeypatch):
 
 
 def test_two_submissions_have_no_vote_and_the_pictures_of_an_earlier_page_are_gone(two, capsys):
-    compare.compare(
+    report.main(
         report.parse_args(
             ["compare", "a.csv", "b.csv", "c.csv", "--answers", "truth.csv", "--output", "out"]
         )
@@ -287,7 +289,7 @@ def test_two_submissions_have_no_vote_and_the_pictures_of_an_earlier_page_are_go
     assert any("from-a-to-c" in path.name for path in Path("out").iterdir())
     Path("out/01-mine.png").touch()
     capsys.readouterr()
-    compare.compare(
+    report.main(
         report.parse_args(
             ["compare", "a.csv", "b.csv", "--answers", "truth.csv", "--output", "out"]
         )
@@ -301,7 +303,7 @@ def test_two_submissions_have_no_vote_and_the_pictures_of_an_earlier_page_are_go
 
 
 def test_submissions_are_compared_by_photo(two, capsys):
-    compare.compare(
+    report.main(
         report.parse_args(
             ["compare", "a.csv", "b.csv", "c.csv", "--answers", "truth.csv", "--output", "out"]
         )
@@ -309,16 +311,16 @@ def test_submissions_are_compared_by_photo(two, capsys):
     out = capsys.readouterr().out
     assert "a and b agree on 75.0% of 4 photos" in out and "a and c agree on 25.0%" in out
     assert "a: macro-F1 0.6000, accuracy 0.7500" in out and "their vote: macro-F1 1.0000" in out
-    assert "c scores" in out and "less than a" in out and "that may be luck" in out
-    assert "Of the 3 photos on which they differ a is right on 2, c on 1, neither on 0." in out
+    assert "c scores" in out and "lower than a" in out and "may be chance" in out
+    assert "On the 3 photos where they differ, a is right on 2, c on 1, neither on 0." in out
     page = Path("out/index.html").read_text()
     assert (
-        "<td>worn male 30-59</td><td>b</td><td>worn male 60+</td><td>1</td><td>0</td><td>1</td><td>0</td>"
+        "<td>worn male 30-59</td><td>b</td><td>worn male 60+</td>"
+        + "".join(f'<td class="number">{n}</td>' for n in (1, 0, 1, 0))
         in page
     )
     assert (
-        "<td>y.jpg</td><td>worn male 60+</td><td>worn male 30-59</td><td>worn male 60+</td><td>worn male 60+</td>"
-        in page
+        "<td>y.jpg</td><td>worn male 60+</td><td>worn male 30-59</td><td>worn male 60+</td>" in page
     )
 
 
@@ -327,30 +329,31 @@ def test_photos_that_differ_are_shown(two, photos, tmp_path):
     for path, name in zip(photos(4), "xyzw", strict=True):
         with Image.open(path) as photo:
             photo.save(tmp_path / "eval" / f"{name}.jpg")
-    compare.compare(
+    report.main(
         report.parse_args(["compare", "a.csv", "b.csv", "--data_dir", "eval", "--output", "out"])
     )
     assert any("disagree" in path.name for path in Path("out").glob("*.png"))
     page = Path("out/index.html").read_text()
     assert (
         page.count('src="data:image/jpeg') == 1
-        and "a: worn male 30-59<br>b: worn male 60+" in page
+        and "<div>a: worn male 30-59</div>" in page
+        and "<div>b: worn male 60+</div>" in page
         and "y.jpg</div>" in page
     )
 
 
-def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path):
-    assert compare.unlike(
+def test_submissions_with_the_same_file_name_are_shown_with_their_folders(tmp_path):
+    assert short_names(
         [tmp_path / "a" / "x.csv", tmp_path / "b" / "x.csv", tmp_path / "y.csv"]
     ) == ["a/x", "b/x", "y"]
 
 
 def test_one_submission_or_other_photos_are_refused(two):
     with pytest.raises(UserError, match="two submissions"):
-        compare.compare(report.parse_args(["compare", "a.csv"]))
+        report.main(report.parse_args(["compare", "a.csv"]))
     Path("d.csv").write_text("ImageID,ans\nv.jpg,0\n")
     with pytest.raises(UserError, match=r"d\.csv: answers other photos"):
-        compare.compare(report.parse_args(["compare", "a.csv", "d.csv"]))
+        report.main(report.parse_args(["compare", "a.csv", "d.csv"]))
 
 
 def test_the_page_on_a_data_folder_counts_people_and_photos(tmp_path, photos, capsys):
@@ -359,14 +362,14 @@ def test_the_page_on_a_data_folder_counts_people_and_photos(tmp_path, photos, ca
         folder.mkdir(parents=True)
         for path, stem in zip(photos(2), ("mask1", "normal"), strict=True):
             path.rename(folder / f"{stem}.png")
-    data.data(
+    report.main(
         report.parse_args(["data", str(tmp_path / "train"), "--output", str(tmp_path / "out")])
     )
     page = (tmp_path / "out" / "index.html").read_text()
     assert (
         "<td>people</td><td>3</td>" in page
         and "<td>photos</td><td>6</td>" in page
-        and "<td>12 x 16</td><td>6</td>" in page
+        and '<td>12 x 16</td><td class="number">6</td>' in page
     )
     assert len(list((tmp_path / "out").glob("*.png"))) == 3 + 6
 
@@ -390,10 +393,16 @@ class Wandb(TensorBoard):
 
 
 @pytest.mark.parametrize("logger", [TensorBoard, Wandb])
-def test_loggers_get_the_confusion_and_photos_with_truth_and_answer(photos, logger):
+def test_loggers_get_the_confusion_and_photos_with_labels_and_predictions(photos, logger):
     logger, paths = logger(), photos(2)
     frame = pd.DataFrame({"path": list(map(str, paths)), "label": [0, 17]})
     log.log_pictures(logger, frame, np.log(np.eye(18)[[0, 5]] * 0.82 + 0.01), 3)
     assert "epoch 3" in logger.shown["confusion"]
-    assert "1  photo0.png\nis worn male <30\n83% worn male <30" in logger.shown["photos"]
-    assert "2  photo1.png\nis none female 60+\n83% worn female 60+" in logger.shown["photos"]
+    assert (
+        "1  photo0.png\nlabel: worn male <30\npredicted: worn male <30 (83%)"
+        in logger.shown["photos"]
+    )
+    assert (
+        "2  photo1.png\nlabel: not worn female 60+\npredicted: worn female 60+ (83%)"
+        in logger.shown["photos"]
+    )
