@@ -1,6 +1,7 @@
 #!/bin/sh
-# Sets up and trains. Flags go on to train.py:   SM_CHANNEL_TRAIN=/data/train sh train.sh --name swin
-# Without SM_CHANNEL_TRAIN or --data_dir it draws a sample set of faces and trains a small model on that.
+# Sets up and trains. Flags go on to train.py:
+#     SM_CHANNEL_TRAIN=/data/train sh train.sh --name swin
+# Without SM_CHANNEL_TRAIN or --data_dir it draws synthetic faces (the sample set) for training.
 set -eu
 . "$(dirname -- "$0")/setup.sh"
 

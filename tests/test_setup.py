@@ -1,9 +1,10 @@
-"""The decisions of setup.sh, with stand-ins for python, nvidia-smi and uv on a PATH that holds nothing else. No network."""
+"""The decisions of setup.sh, with stand-ins for python, nvidia-smi and uv on PATH."""
 
 import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,16 +13,18 @@ from core.folders import ROOT
 SCRIPTS = ("setup.sh", "train.sh", "inference.sh", "test.sh")
 TOOLS = ("sh", "sort", "head", "tr", "dirname", "rm", "mkdir", "cat", "cp", "chmod")
 
-# A Python as set-up sees one: is it new enough (`-c`), does it meet the requirements (`-`), can it make a venv and install?
+# A Python as set-up sees one: is it new enough, and with an argument not too new (`-c`), does it
+# meet the requirements (`-`), can it make a venv and install?
 PYTHON = """#!/bin/sh
 here=$(dirname -- "$0")
 case $1 in
-    -c) exit "$(cat "$here/too_old")" ;;
+    -c) [ $# -lt 3 ] || [ ! -e "$here/too_new-${0##*/}" ] || exit 1
+        exit "$(cat "$here/too_old")" ;;
     -) cat >/dev/null; [ -e "$here/met" ] ;;
     -m) shift
-        echo "python $*" >>"$LOG"
+        echo "python $* (PIP_USER=${PIP_USER:-})" >>"$LOG"
         case $1 in
-            venv) mkdir -p "$2/bin" && cp "$here/$STUB" "$2/bin/python" && echo 0 >"$2/bin/too_old" ;;
+            venv) mkdir -p "$2/bin" && cp "$0" "$2/bin/python" && echo 0 >"$2/bin/too_old" ;;
             pip) case $2 in install) [ ! -e "$FAIL" ] && : >"$here/met" ;; esac ;;
         esac ;;
     *) echo "ran $*" ;;
@@ -30,7 +33,11 @@ esac
 UV = """#!/bin/sh
 echo "uv $*" >>"$LOG"
 for last; do :; done
-case $1 in venv) mkdir -p "$last/bin" && cp "$UV_PYTHON" "$last/bin/python" && echo 0 >"$last/bin/too_old" ;; esac
+case $1 in
+    venv)
+        mkdir -p "$last/bin" && cp "$UV_PYTHON" "$last/bin/python"
+        echo 0 >"$last/bin/too_old" ;;
+esac
 [ "$1" != pip ] || [ ! -e "$FAIL" ]
 """
 
@@ -70,7 +77,6 @@ class Machine:
             "PATH": str(self.path),
             "LOG": str(self.log),
             "FAIL": str(self.fail),
-            "STUB": "python3",
             "HOME": str(self.house),
             "UV_PYTHON": str(self.path / "python3"),
             **variables,
@@ -84,7 +90,7 @@ class Machine:
         )
 
     def installs(self):
-        return [line for line in self.log.read_text().splitlines() if "install" in line]
+        return [line for line in self.log.read_text().splitlines() if "pip install" in line]
 
 
 @pytest.fixture
@@ -113,6 +119,10 @@ def test_a_checkout_made_on_windows_has_scripts_that_run(tmp_path):
     [
         ([], "2.12.1"),
         (["7.0"], "2.7.1"),
+        (["7.0, 580.65.06"], "2.7.1"),
+        (["9.0, 580.65.06"], "2.12.1"),
+        (["9.0, 535.183.01"], "2.7.1"),
+        (["12.0, 570.86.10"], "2.12.1"),
         (["6.1"], "2.7.1"),
         (["7.5"], "2.12.1"),
         (["9.0"], "2.12.1"),
@@ -215,6 +225,69 @@ def test_without_a_new_enough_python_it_ends_with_one_line(machine, names):
     assert not machine.venv.exists()
 
 
+def test_the_torch_of_an_old_gpu_gets_a_python_that_it_was_built_for(machine):
+    machine.python("python")
+    (machine.path / "too_new-python").touch()
+    machine.gpus("7.0")
+    done = machine.run()
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "Python 3.11 to 3.13 for torch==2.7.1, found only newer ones (python)" in done.stderr
+    machine.python("python3.12")
+    done = machine.run()
+    assert done.returncode == 0, done.stderr
+    assert "torch==2.7.1" in machine.installs()[0]
+
+
+def test_uv_fetches_a_python_where_there_is_none(machine):
+    machine.python("other")
+    machine.put("uv", UV)
+    assert machine.run(UV_PYTHON=str(machine.path / "other")).returncode == 0
+    assert "venv --quiet --allow-existing --python 3.14" in machine.log.read_text()
+
+
+def test_pip_installs_into_the_venv_though_it_is_set_to_user(machine):
+    machine.python()
+    assert machine.run(PIP_USER="1").returncode == 0
+    assert machine.installs()[0].endswith("(PIP_USER=0)")
+
+
+def test_a_folder_that_cannot_be_written_is_named_with_the_way_out(machine):
+    machine.python()
+    for folder in ("/proc/venv", "/dev/null/venv"):
+        done = machine.run(VENV=folder)
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+        assert f"cannot write to {folder}" in done.stderr and "VENV=" in done.stderr
+        assert done.stdout == ""
+    assert machine.run(VENV=str(machine.house / "else where")).returncode == 0
+    assert (machine.house / "else where" / "bin" / "python").exists()
+
+
+def test_a_set_up_at_work_is_not_disturbed(machine):
+    machine.python()
+    machine.run()
+    (machine.venv / "installing").write_text(f"{os.getpid()}\n")
+    done = machine.run()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"process {os.getpid()} is installing" in done.stderr
+    assert (machine.venv / "bin" / "python").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables"),
+    [
+        (["--model_dir", "s3://b/model"], {}),
+        (["--model_dir=s3://b/model"], {}),
+        ([], {"SM_CHANNEL_TRAIN": "s3://b/model"}),
+    ],
+)
+def test_a_bucket_is_refused_before_anything_is_installed(machine, arguments, variables):
+    machine.python()
+    done = machine.run("train.sh", *arguments, **variables)
+    assert (done.returncode, len(done.stderr.splitlines()), done.stdout) == (2, 1, "")
+    assert "s3://b/model is not a folder" in done.stderr
+    assert machine.log.read_text() == ""
+
+
 def test_uv_installs_where_it_is(machine):
     machine.python()
     machine.put("uv", UV)
@@ -273,11 +346,12 @@ def test_a_real_python_is_asked_for_versions_the_gpu_and_the_pair(
         machine.gpus(capability)
     import packaging
 
-    (tmp_path / "site" / "packaging").symlink_to(os.path.dirname(packaging.__file__))  # noqa: PTH120
+    (tmp_path / "site" / "packaging").symlink_to(Path(packaging.__file__).parent)
     machine.put(
         "real",
         f'#!/bin/sh\nexport PYTHONPATH="{tmp_path}/site"\n'
-        f'case $1 in *inference.py) echo taken ;; -m) exit 1 ;; *) exec "{sys.executable}" -S "$@" ;; esac\n',
+        f"case $1 in *inference.py) echo taken ;; -m) exit 1 ;; "
+        f'*) exec "{sys.executable}" -S "$@" ;; esac\n',
     )
     done = machine.run(PYTHON="real")
     assert ("taken" in done.stdout, "installing into" in done.stdout) == (met, not met), (
@@ -285,11 +359,8 @@ def test_a_real_python_is_asked_for_versions_the_gpu_and_the_pair(
     )
 
 
-# ---------------------------------------------------------------------------- what the scripts run then
-
-
 def test_train_draws_the_sample_only_without_data_of_ones_own(machine, tmp_path):
-    if os.path.isdir("/opt/ml/input/data/train"):  # noqa: PTH112
+    if Path("/opt/ml/input/data/train").is_dir():
         pytest.fail("this machine has SageMaker's folder")
     machine.python(met=True)
     house = machine.house
@@ -320,6 +391,6 @@ def test_several_devices_are_started_by_torchrun(machine, arguments, variables, 
     machine.python(met=True)
     done = machine.run("train.sh", *arguments, SM_CHANNEL_TRAIN="/data", **variables)
     assert done.returncode == 0
-    started = f"python torch.distributed.run --standalone --nproc_per_node={processes} {machine.house}/train.py"
-    assert (started in machine.log.read_text()) == bool(processes)
+    torchrun = f"torch.distributed.run --standalone --nproc_per_node={processes}"
+    assert (f"{torchrun} {machine.house}/train.py" in machine.log.read_text()) == bool(processes)
     assert ("ran " in done.stdout) == (not processes)
