@@ -8,14 +8,16 @@ Writes OUTPUT_DIR/NAME.csv (ImageID,ans), NAME.npz (probabilities) and NAME.json
 
 import argparse
 import os
+import tempfile
+from functools import partial
 from pathlib import Path
 
 from core.cli import ArgumentParser, HelpFormatter, run
 from core.errors import UserError
-from core.files import read_json
 from core.folders import IMAGE_EXTENSIONS, data_folder, existing_folder, folder, is_drawn, safe_name
 from core.processes import RANK
 from core.progress import progress, say
+from prediction.runs import model_files
 from prediction.tta import VIEWS
 
 
@@ -30,7 +32,8 @@ def parse_args(arguments=None) -> argparse.Namespace:
         "  SM_CHANNEL_EVAL=/data/eval python inference.py --name swin --batch_size 64\n"
         "  python inference.py --name swin5 vit5 --tta flip scales --data_dir /data/eval\n"
         "  python inference.py --checkpoint best.safetensors --data_dir photos/\n"
-        "  python inference.py --name swin face.jpg --draw answers/   a photo, in words\n"
+        "  python inference.py --name swin face.jpg --draw answers/   everybody in a photo, in words\n"
+        "  python inference.py --name swin --video door.mp4           everybody who passes\n"
         "  python inference.py --name swin --export swin.onnx\n"
         "  python inference.py --checkpoint swin.onnx face.jpg        without PyTorch",
     )
@@ -73,9 +76,31 @@ def parse_args(arguments=None) -> argparse.Namespace:
     )
     g.add_argument(
         "--crop_faces",
+        action="store_true",
+        help="first crop the face out of each photo, as prepare.py crop does",
+    )
+    g.add_argument(
+        "--face_detector",
+        type=Path,
         metavar="FILE",
-        help="first crop the face out of each photo, found by OpenCV's YuNet (its model file): "
-        "for photos that are no portraits",
+        help="another version of YuNet (default: the one that comes with the toolkit)",
+    )
+    g = p.add_argument_group("video")
+    g.add_argument(
+        "--video",
+        metavar="SOURCE",
+        help="follow everybody through a video file, a camera (its number, 0 is the first) or a stream (rtsp://...)",
+    )
+    g.add_argument(
+        "--events",
+        action="store_true",
+        help="print a line when somebody passes without a mask, or with one worn incorrectly",
+    )
+    g.add_argument(
+        "--seconds",
+        type=float,
+        metavar="N",
+        help="stop after N seconds (default: at the end, or Ctrl-C)",
     )
     g = p.add_argument_group("answers")
     g.add_argument(
@@ -102,12 +127,17 @@ def parse_args(arguments=None) -> argparse.Namespace:
     g.add_argument(
         "--draw",
         metavar="DIR",
-        help="with PHOTO: write each photo with its answer into this folder",
+        help="with PHOTO: write each photo with its predictions into this folder; with --video: the annotated video",
     )
     g.add_argument(
         "--export",
         metavar="FILE",
         help="write the model as ONNX, which --checkpoint takes, and stop",
+    )
+    g.add_argument(
+        "--int8",
+        metavar="DIR",
+        help="with --export: quantise to 8 bits; DIR holds a hundred or more photos like those to be predicted",
     )
     g = p.add_argument_group("machine")
     g.add_argument(
@@ -160,59 +190,57 @@ def parse_args(arguments=None) -> argparse.Namespace:
         ]
         setattr(args, key, [item for item in given if item not in photos] or None)
         args.photos += photos
-    if args.draw and not args.photos:
+    if args.draw and not (args.photos or args.video):
         p.error("--draw: name the photos to draw on")
+    if args.int8 and not args.export:
+        p.error("--int8 goes with --export FILE")
+    if args.video and args.photos:
+        p.error("--video: takes no photos beside it")
     if args.batch_size < 1 or args.devices < 1:
         p.error("--batch_size and --devices: give a number above 0")
     return args
 
 
-def model_files(args) -> tuple[str, list[Path], dict]:
-    """The name of the submission, the model files to average, and the validation score if there is one for all of them together."""
-    if args.checkpoint:
-        return Path(args.checkpoint[0]).stem, [Path(path) for path in args.checkpoint], {}
-    model_dir = folder(args.model_dir, "SM_CHANNEL_MODEL", "SM_MODEL_DIR", default="model")
-    names = args.name
-    if not names:
-        if not (model_dir / "latest.json").is_file():
-            raise UserError(
-                f"{model_dir} holds no finished run; train one with 'sh train.sh', or give --name or --checkpoint"
-            )
-        names = [str(read_json(model_dir / "latest.json").get("run"))]
-        say(f"run: {names[0]}, the latest in {model_dir}")
-    files, scores = [], {}
-    for name in names:
-        path = model_dir / safe_name(name)
-        found = (
-            [path / "best.safetensors"]
-            if (path / "best.safetensors").is_file()
-            else sorted(path.glob("fold-*/best.safetensors"))
+def without_submission(args) -> int:
+    """Export, photos in words, a video: what needs one model at a time, and no PyTorch where it comes as ONNX."""
+    from prediction import show, video
+
+    name, files, _ = model_files(args)
+    if args.export:
+        return export(files, Path(args.export), args)
+    if args.video:
+        name = safe_name(
+            args.output_name or (Path(args.video).stem if Path(args.video).is_file() else "camera")
         )
-        if not found:
-            there = sorted(p.parent.name for p in model_dir.glob("*/config.json"))
-            raise UserError(
-                f"--name {name}: no model in {path}; "
-                + (f"runs there: {', '.join(there)}" if there else "train one first")
-            )
-        files += found
-        if (
-            len(names) == 1 and len(found) > 1
-        ):  # all folds: the out-of-fold score speaks for their average
-            scores = read_json(path / "config.json").get("scores", {})
-    return "+".join(name.replace("/", "-") for name in names), files, scores
+        output = folder(args.output_dir, "SM_OUTPUT_DATA_DIR", default="output") / f"{name}.csv"
+        bar = partial(progress, description=name, unit="frame")
+        return video.main(args, *show.model_of(files, args.tta), output, bar)
+    return show.main(args, files)
 
 
-if (
-    __name__ == "__main__"
-):  # before the heavy imports, so that --help answers at once, and photos need no PyTorch for an ONNX file
+def export(files: list[Path], output: Path, args) -> int:
+    from prediction import onnx_file, quantise, show
+
+    if not args.int8:
+        onnx_file.export(files, output, args.tta)
+        return 0
+    photos = show.photos_in([args.int8])
+    with tempfile.TemporaryDirectory() as temporary:
+        source = files[0]
+        if source.suffix != ".onnx":
+            source = Path(temporary) / output.name
+            onnx_file.export(files, source, args.tta)
+        quantise.quantise(source, output, photos)
+    return 0
+
+
+# Before the heavy imports, so that --help answers at once, and what comes as ONNX needs no PyTorch
+if __name__ == "__main__":
     ARGS = parse_args()
-    if ARGS.photos or ARGS.export:
-        from prediction import show
-
-        run(lambda args: show.main(args, model_files(args)[1]), ARGS)
+    if ARGS.photos or ARGS.export or ARGS.video:
+        run(without_submission, ARGS)
 
 import logging
-import tempfile
 import time
 
 import numpy as np
@@ -343,7 +371,7 @@ def main(args) -> int:
         from preparation.images import cropped
 
         frame = frame.assign(
-            path=list(map(str, cropped(frame["path"], Path(args.crop_faces), Path(faces.name))))
+            path=list(map(str, cropped(frame["path"], args.face_detector, Path(faces.name))))
         )
     launcher = Fabric(accelerator=device.accelerator(args.accelerator), devices=args.devices)
     launcher.launch()

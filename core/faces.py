@@ -1,8 +1,7 @@
 """Where the faces of a photo are, and what to cut out around them.
 
-The detector is YuNet (Wu et al. 2023, https://doi.org/10.1007/s11633-023-1423-y), whose file is here beside this one: MIT
-licence, 0.2 MB, run by OpenCV. Measured in docs/entrance.md.
-"""
+The detector is YuNet (Wu et al. 2023, https://doi.org/10.1007/s11633-023-1423-y), whose file is
+here beside this one: MIT licence, 0.2 MB, run by OpenCV. Measured in docs/entrance.md."""
 
 import hashlib
 import sys
@@ -16,25 +15,22 @@ from core.errors import UserError
 YUNET = Path(__file__).with_name("face_detection_yunet_2023mar.onnx")
 YUNET_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
 YUNET_HOME = "https://github.com/opencv/opencv_zoo/tree/main/models/face_detection_yunet"
-SIZES = (
-    640,
-    160,
-)  # longest side in pixels: small faces are found at the first, near ones at the second
+# Longest side in pixels: small faces are found at the first size, near ones at the second
+SIZES = (640, 160)
 RETRY = 320  # where neither found any
 OVERLAP = 0.5  # share of the smaller box from which two boxes are the same face
 THRESHOLD = 0.6
-MARGIN = 0.3  # of the face's height, on each side: a face fills 60 % of the height of a portrait
-CROP_MARGIN = (
-    0.6  # of the folders that prepare.py crop makes, and of what inference.py --crop_faces predicts
-)
+# On each side of a face, in heights of it: 0.3 makes a face fill 60 % of a portrait's height
+MARGIN = 0.3
+CROP_MARGIN = 0.6  # of prepare.py crop and inference.py --crop_faces
 
 
 class FaceDetector:
-    """Find faces: `detector(photo)`, (H, W, 3) uint8 RGB -> (N, 5) left, top, width, height in pixels, score.
+    """Find faces: `detector(photo)`, (H, W, 3) uint8 RGB -> (N, 5) left, top, width, height in
+    pixels, score.
 
-    The largest face comes first. `file` is any published version of YuNet; UserError if it cannot be used.
-    One detector can serve several threads.
-    """
+    The largest face comes first. `file` is any published version of YuNet; UserError if it cannot
+    be used. One detector can serve several threads."""
 
     def __init__(self, file: Path | None = None, threshold: float = THRESHOLD):
         self.file, self.threshold = Path(file or YUNET), threshold
@@ -94,7 +90,9 @@ def distinct(faces: np.ndarray) -> np.ndarray:
 
 
 def overlaps(face, faces: np.ndarray) -> np.ndarray:
-    """Shares (N,) of the smaller box that one box and each of N have in common; left, top, width, height, ..."""
+    """Shares (N,) of the smaller box that one box and each of N have in common; left, top, width,
+    height, ...
+    """
     left_top = np.maximum(face[:2], faces[:, :2])
     right_bottom = np.minimum(face[:2] + face[2:4], faces[:, :2] + faces[:, 2:4])
     shared = np.maximum(right_bottom - left_top, 0).prod(axis=1)
@@ -114,7 +112,9 @@ def best_face(faces, width: int, height: int):
 
 
 def portrait(face, margin: float, width: int, height: int) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of a 3:4 box around the face, moved and if need be shrunk to lie in the photo."""
+    """Left, top, right, bottom of a 3:4 box around the face, moved and if need be shrunk to lie in
+    the photo.
+    """
     left, top, face_width, face_height = face[:4]
     box_height = max(face_height * (1 + 2 * margin), face_width * (1 + 2 * margin) * 4 / 3)
     scale = min(1.0, height / box_height, width / (box_height * 0.75))

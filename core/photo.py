@@ -31,7 +31,9 @@ class PhotoError(UserError):
 def crop_box(
     width: int, height: int, crop: tuple[int, int] | None
 ) -> tuple[float, float, float, float]:
-    """Left, top, right, bottom (pixels of the photo) of the centred `crop` (height, width in the 512 x 384 reference frame)."""
+    """Left, top, right, bottom (pixels of the photo) of the centred `crop` (height, width in the
+    512 x 384 reference frame).
+    """
     if crop is None:
         return 0.0, 0.0, float(width), float(height)
     crop_width = width * min(1.0, crop[1] / REFERENCE[1])
@@ -41,11 +43,14 @@ def crop_box(
 
 
 def open_photo(path) -> Image.Image:
-    """An opened, not yet decoded photo; PhotoError for what is no image or too large."""
+    """An opened, not yet decoded photo (a path or an open file); PhotoError for what is no image or
+    too large.
+    """
     try:
         photo = Image.open(path)  # reads the size, no pixels
     except Exception as error:  # Pillow's readers raise anything on hostile bytes
-        empty = os.path.exists(path) and os.path.getsize(path) == 0  # noqa: PTH110, PTH202 (called for every photo)
+        named = isinstance(path, str | os.PathLike)  # and not an open file
+        empty = named and os.path.exists(path) and os.path.getsize(path) == 0  # noqa: PTH110, PTH202
         raise PhotoError(
             path, "an empty file" if empty else _reason(error, "not an image that Pillow can read")
         ) from None
@@ -64,10 +69,11 @@ def _reason(error: Exception, otherwise: str) -> str:
 
 
 def load_photo(path, resize: tuple[int, int], crop: tuple[int, int] | None = None) -> np.ndarray:
-    """Decode, turn upright (EXIF), crop and resize bilinearly with anti-aliasing -> (H, W, 3) uint8. PhotoError if it cannot be read.
+    """Decode, turn upright (EXIF), crop and resize bilinearly with anti-aliasing -> (H, W, 3)
+    uint8. PhotoError if it cannot be read.
 
-    The crop is of whole pixels. Large JPEGs are decoded at the smallest of libjpeg's scales that still holds `resize` pixels in it.
-    """
+    The crop is of whole pixels. Large JPEGs are decoded at the smallest of libjpeg's scales that
+    still holds `resize` pixels in it."""
     height, width = resize
     with open_photo(path) as photo:
         try:
@@ -78,11 +84,28 @@ def load_photo(path, resize: tuple[int, int], crop: tuple[int, int] | None = Non
             if shrink >= 2 and photo.format == "JPEG":
                 photo.draft("RGB", (int(photo.width / shrink), int(photo.height / shrink)))
             photo.load()
-            photo = upright_rgb(photo)
-            box = whole(crop_box(*photo.size, crop))
-            if sys.modules.get("torch"):
-                return fast_resize(np.array(photo), box, resize)
-            return np.array(photo.crop(box).resize((width, height), Image.Resampling.BILINEAR))
+            return fit(np.array(upright_rgb(photo)), resize, crop)
+        except Exception as error:  # decoders raise anything on hostile bytes
+            raise PhotoError(path, _reason(error, "broken: its pixels cannot be decoded")) from None
+
+
+def fit(pixels: np.ndarray, resize: tuple[int, int], crop: tuple[int, int] | None) -> np.ndarray:
+    """Crop and resize a decoded photo, (H, W, 3) uint8, as load_photo does; by PyTorch where it is
+    loaded, else by Pillow.
+    """
+    box = whole(crop_box(pixels.shape[1], pixels.shape[0], crop))
+    if sys.modules.get("torch"):
+        return fast_resize(pixels, box, resize)
+    photo = Image.fromarray(pixels).crop(box)
+    return np.array(photo.resize(resize[::-1], Image.Resampling.BILINEAR))
+
+
+def read_photo(path) -> np.ndarray:
+    """Decode a whole photo, upright, (H, W, 3) uint8; PhotoError if it cannot be read."""
+    with open_photo(path) as photo:
+        try:
+            photo.load()
+            return np.array(upright_rgb(photo))
         except Exception as error:  # decoders raise anything on hostile bytes
             raise PhotoError(path, _reason(error, "broken: its pixels cannot be decoded")) from None
 
@@ -94,11 +117,11 @@ def whole(box) -> tuple[int, int, int, int]:
 
 
 def fast_jpeg(photo: Image.Image, path) -> np.ndarray | None:
-    """The pixels (H, W, 3) of an opened ordinary JPEG by torchvision's decoder: the same as Pillow's in two thirds of the time.
+    """The pixels (H, W, 3) of an opened ordinary JPEG by torchvision's decoder: the same as
+    Pillow's in two thirds of the time.
 
-    None if PyTorch is not loaded (photos answered by onnxruntime alone), or the file is anything else: another format, grey, rotated,
-    without its end.
-    """
+    None if PyTorch is not loaded (photos answered by onnxruntime alone), or the file is anything
+    else: another format, grey, rotated, without its end."""
     if not sys.modules.get("torch") or photo.format != "JPEG" or photo.mode != "RGB":
         return None
     if "exif" in photo.info and photo.getexif().get(0x0112, 1) != 1:
@@ -115,7 +138,9 @@ def fast_jpeg(photo: Image.Image, path) -> np.ndarray | None:
 
 
 def fast_resize(pixels: np.ndarray, box, resize) -> np.ndarray:
-    """The box (left, top, right, bottom) of pixels (H, W, 3) uint8 at the size `resize`: Pillow's filter, by PyTorch in less time."""
+    """The box (left, top, right, bottom) of pixels (H, W, 3) uint8 at the size `resize`: Pillow's
+    filter, by PyTorch in less time.
+    """
     import torch
     from torch.nn.functional import interpolate
 
@@ -133,7 +158,9 @@ def fast_resize(pixels: np.ndarray, box, resize) -> np.ndarray:
 
 
 def upright_rgb(photo: Image.Image) -> Image.Image:
-    """The photo turned as its EXIF says and in RGB: 16-bit grey scaled down, transparency laid on white."""
+    """The photo turned as its EXIF says and in RGB: 16-bit grey scaled down, transparency laid on
+    white.
+    """
     if photo.mode in ("I;16", "I;16B", "I"):
         photo = Image.fromarray(
             (np.asarray(photo).astype(np.float64) / 257).clip(0, 255).astype(np.uint8)

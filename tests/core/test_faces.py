@@ -1,4 +1,6 @@
-"""The face detector that comes with the toolkit: every face, near and far, on synthetic people; and what to cut out around one."""
+"""The face detector that comes with the toolkit: every face, near and far, on synthetic people; and
+what to cut out around one.
+"""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

@@ -44,7 +44,7 @@ def test_words_name_the_best_class_with_the_share_of_each_attribute():
     probabilities = np.full(18, 0.02)
     probabilities[1 * 6 + 1 * 3 + 2] = 1 - 17 * 0.02
     said = show.words(probabilities)
-    assert [word for word, _ in said] == ["mask worn wrongly", "female", "60 and over"]
+    assert [word for word, _ in said] == ["mask worn incorrectly", "female", "60 and over"]
     np.testing.assert_allclose(
         [p for _, p in said], [0.66 + 5 * 0.02, 0.66 + 8 * 0.02, 0.66 + 5 * 0.02]
     )
@@ -87,7 +87,7 @@ def test_pictures_carry_the_answer_below_the_photo(models, photos, tmp_path, cap
         ["--draw", str(tmp_path / "out"), "--checkpoint", str(models[1]), str(paths[0].parent)]
     )
     assert show.main(args, [models[1]]) == 1
-    assert "cannot be answered: not an image" in capsys.readouterr().out
+    assert "cannot be predicted: not an image" in capsys.readouterr().out
     with Image.open(tmp_path / "out" / "photo0.png") as drawn, Image.open(paths[0]) as stored:
         top = np.asarray(drawn)[:320]
         np.testing.assert_array_equal(top, np.asarray(stored.convert("RGB").resize((240, 320))))
@@ -100,7 +100,7 @@ def test_pictures_of_photos_of_any_shape_fit_a_screen(tmp_path, size):
     Image.new("RGB", size[::-1], "red").save(tmp_path / "in.png")
     show.draw(
         tmp_path / "in.png",
-        [("mask worn", 0.9), ("male", 0.8), ("under 30", 0.7)],
+        [(None, [("mask worn", 0.9), ("male", 0.8), ("under 30", 0.7)])],
         tmp_path / "out.png",
     )
     with Image.open(tmp_path / "out.png") as drawn:

@@ -1,0 +1,84 @@
+"""Everybody in a picture is found and predicted; a portrait is predicted as it is."""
+
+import numpy as np
+import pytest
+
+from core.faces import portrait
+from core.photo import fit
+from prediction.people import PeopleReader
+
+DESCRIPTION = {"resize": [32, 24], "crop": [448, 336]}
+NOBODY = np.zeros((0, 5))
+
+
+class Brightness:
+    """A model that keeps what it is given and puts all on the class that the mean of the pixels
+    says.
+    """
+
+    def __call__(self, pixels):
+        self.pixels = pixels
+        return np.eye(18)[np.clip(pixels.mean((1, 2, 3)).astype(int) // 10, 0, 17)]
+
+
+@pytest.fixture
+def picture():
+    """(300, 600, 3): three faces of 60 x 80 at x = 50, 250 and 450, as bright as 10, 20 and 30."""
+    pixels = np.zeros((300, 600, 3), np.uint8)
+    for number in range(3):
+        pixels[:, 200 * number : 200 * number + 200] = 10 * (number + 1)
+    return pixels
+
+
+def reader_of(faces):
+    return PeopleReader(Brightness(), DESCRIPTION, lambda _: np.asarray(faces, float))
+
+
+FACES = [[450, 100, 60, 80, 0.9], [50, 100, 60, 80, 0.9], [250, 100, 60, 80, 0.9]]
+
+
+def test_each_face_is_cut_out_and_predicted(picture):
+    reader = reader_of(FACES)
+    faces, probabilities = reader(picture)
+    assert probabilities.argmax(1).tolist() == [3, 1, 2] and reader.model.pixels.shape == (
+        3,
+        32,
+        24,
+        3,
+    )
+    np.testing.assert_array_equal(faces, FACES)
+
+
+def test_people_in_a_photo_come_from_left_to_right(picture):
+    faces, probabilities = reader_of(FACES).photo(picture)
+    assert probabilities.argmax(1).tolist() == [1, 2, 3] and faces[:, 0].tolist() == [50, 250, 450]
+
+
+def test_a_portrait_is_predicted_as_it_is(picture):
+    reader = reader_of([[60, 40, 120, 180, 0.9]])
+    portrait_photo = picture[:, :225].copy()
+    portrait_photo[::2] += 3
+    faces, _ = reader.photo(portrait_photo)
+    np.testing.assert_array_equal(reader.model.pixels[0], fit(portrait_photo, (32, 24), [448, 336]))
+    assert faces.shape == (1, 5)
+    whole = np.full((32, 24, 3), 7, np.uint8)
+    reader.photo(portrait_photo, whole)
+    np.testing.assert_array_equal(reader.model.pixels[0], whole)
+
+
+def test_without_a_face_a_photo_is_predicted_whole_and_a_frame_not_at_all(picture):
+    reader = reader_of(NOBODY)
+    faces, probabilities = reader.photo(picture)
+    assert np.isnan(faces).all() and probabilities.shape == (1, 18)
+    faces, probabilities = reader(picture)
+    assert faces.shape == (0, 5) and probabilities.shape == (0, 18)
+
+
+def test_faces_that_are_small_or_mostly_outside_are_left_out(picture):
+    small, outside, whole = [100, 100, 20, 30, 0.9], [-40, 100, 60, 80, 0.9], FACES[0]
+    assert reader_of([small, outside, whole])(picture)[0].tolist() == [whole]
+
+
+def test_the_box_around_a_face_has_the_face_at_its_share_of_a_portrait():
+    left, top, right, bottom = portrait([300, 200, 75, 100], 0.3, 1000, 1000)
+    assert (bottom - top, right - left) == (160, 120) and abs((left + right) / 2 - 337.5) <= 0.5
