@@ -41,8 +41,7 @@ def log_pictures(logger, frame, log_probabilities, epoch: int) -> None:
     """The confusion matrix, and twelve held-out photos with labels and predictions, into TensorBoard or wandb."""
     import numpy as np
 
-    from core import metrics
-    from core import figures
+    from core import figures, metrics
 
     ans = log_probabilities.argmax(axis=1)
     counts = metrics.confusion(frame["label"].to_numpy(), ans)
