@@ -11,9 +11,12 @@ from core.labels import ATTRIBUTES, decode
 def learning(epochs: list[pd.DataFrame]) -> list[str]:
     """Whether the run converged, from metrics.csv of the run or of each fold.
 
-    Empty for a single epoch or without validation.
+    Empty for a single validation or none.
     """
-    if not epochs or any("macro_f1" not in table or len(table) < 2 for table in epochs):
+    if not epochs or any("macro_f1" not in table for table in epochs):
+        return []
+    epochs = [table.dropna(subset="macro_f1") for table in epochs]  # epochs not validated
+    if min(map(len, epochs)) < 2:
         return []
     best = [int(table["epoch"][table["macro_f1"].idxmax()]) for table in epochs]
     last = int(epochs[0]["epoch"].iloc[-1])
@@ -27,7 +30,7 @@ def learning(epochs: list[pd.DataFrame]) -> list[str]:
     else:
         verdict = "The epochs after that did not help."
     return [
-        f"Macro-F1 was {first:.3f} after the first epoch and {top:.3f} at its best, in epoch "
+        f"Macro-F1 was {first:.3f} at the first validation and {top:.3f} at its best, in epoch "
         f"{' / '.join(map(str, best))} of {last}. {verdict}"
     ]
 
@@ -40,15 +43,14 @@ def mistakes(labels, ans, class_f1) -> list[str]:
     codes = zip(ATTRIBUTES, decode(labels), decode(ans), strict=True)
     by_attribute = {name: int((label != predicted).sum()) for name, label, predicted in codes}
     counts = ", ".join(
-        f"{name} in {by_attribute[name]:,}"
-        for name in sorted(by_attribute, key=by_attribute.get, reverse=True)
+        f"{name} in {count:,}" for name, count in sorted(by_attribute.items(), key=lambda x: -x[1])
     )
     pairs, times = np.unique(np.stack([labels, ans])[:, wrong], axis=1, return_counts=True)
     label, predicted = pairs[:, times.argmax()]
     weakest = np.argsort(np.where(np.isnan(class_f1), 2, class_f1))[:3]
     weak = ", ".join(f"{SHORT[weak]} ({class_f1[weak]:.2f})" for weak in weakest)
     return [
-        f"Misclassified photos: {wrong.sum():,}. Wrong are: {counts}.",
+        f"{wrong.sum():,} of {len(labels):,} photos are misclassified. Wrong attributes: {counts}.",
         f"Classes with the lowest F1: {weak}. The most frequent confusion: {SHORT[label]} "
         f"predicted as {SHORT[predicted]} ({times.max():,} photos).",
     ]
@@ -79,7 +81,7 @@ def better(a: str, b: str, of_a, of_b, labels) -> list[str]:
     neither = int(differ.sum()) - right_a - right_b
     return [
         f"{b} scores {abs(gain):.4f} {'higher' if gain >= 0 else 'lower'} than {a} in macro-F1 "
-        f"(95 % interval of the difference: {test['low']:+.3f} to {test['high']:+.3f}, bootstrap "
+        f"(95% interval of the difference: {test['low']:+.3f} to {test['high']:+.3f}, bootstrap "
         f"over photos); the difference {chance}. Accuracy from {a} to {b}: {accuracies}.",
         f"On the {differ.sum():,} photos where they differ, {a} is right on {right_a:,}, {b} on "
         f"{right_b:,}, neither on {neither:,}.",

@@ -62,8 +62,8 @@ def run_page(path: Path, output: Path | None = None, photos: int = 24) -> Path:
     low, high = metrics.bootstrap(run.labels, run.ans, run.photos["person"])
     confidence, right = run.photos["confidence"].to_numpy(), run.photos["right"].to_numpy()
     sentences = [
-        f"With other people held out, macro-F1 could as well be between {low:.3f} and {high:.3f} "
-        "(95 % interval, bootstrap over people): compare runs on the same people.",
+        f"The 95% confidence interval of macro-F1 is {low:.3f} to {high:.3f} (bootstrap over "
+        "people): compare runs only on the same held-out people.",
         *findings.learning(run.epochs),
         *findings.mistakes(run.labels, run.ans, class_f1),
         findings.calibration(confidence, right),
@@ -74,7 +74,7 @@ def run_page(path: Path, output: Path | None = None, photos: int = 24) -> Path:
         yield from confusion_sections(run, class_f1)
         yield Section(
             "Confidence",
-            "On the dotted line, predictions made with 70 % confidence are right 70 % of the time. "
+            "On the dotted line, predictions made with 70% confidence are right 70% of the time. "
             "Below it the model is overconfident.",
             figures=[run_figures.reliability(confidence, right)],
         )
@@ -114,7 +114,7 @@ def tiles(run: Run, low: float, high: float) -> list[Tile]:
     ]
     people = run.photos["person"].nunique()
     return [
-        Tile("macro-F1", f"{scores['macro_f1']:.4f}", f"95 %: {low:.4f} to {high:.4f}"),
+        Tile("macro-F1", f"{scores['macro_f1']:.4f}", f"95%: {low:.4f} to {high:.4f}"),
         *accuracies,
         Tile("held out", f"{len(run.photos):,}", f"photos of {people:,} people"),
     ]

@@ -52,6 +52,7 @@ def _loss_curve(tables):
 
 def _score_curves(tables):
     figure, axis = plt.subplots(figsize=(5.8, 3.4))
+    tables = [table.dropna(subset="macro_f1") for table in tables]  # not every epoch is validated
     for name, colour, mark in SCORE_LINES:
         last = _by_epoch(axis, tables, name, colour, mark)
         axis.annotate(
