@@ -28,6 +28,7 @@ from timm.utils import ModelEmaV3
 
 import dataset
 from core import device, memory, metrics, processes
+from core.backbone import backbone_config
 from core.cli import run
 from core.errors import UserError
 from core.files import write_json
@@ -36,7 +37,7 @@ from core.labels import encode
 from core.processes import RANK, cores
 from core.progress import progress, say
 from loss import create_criterion
-from model import MaskClassifier, backbone_config, load_pretrained
+from model import MaskClassifier, load_pretrained
 from prediction import tables
 from prediction.fold_batch_norms import fold_batch_norms
 from prediction.model_file import save_model, set_offsets
@@ -74,7 +75,7 @@ def build_model(args, train_frame) -> MaskClassifier:
         drawn=is_drawn(Path(args.data_dir)),
         macro_f1=None,
     )
-    weights = load_pretrained(model, args.pretrained)
+    weights = load_pretrained(model, args.pretrained, args.pretrained_partial == "yes")
     freeze = args.freeze if args.freeze is not None else 2 * (args.pretrained != "no")
     if freeze:
         groups = timm.models.group_parameters(

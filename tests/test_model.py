@@ -1,11 +1,9 @@
 import json
-import pickle
 import struct
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import timm
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +13,7 @@ from safetensors.torch import load_file, save_file
 import model
 from core import device, labels
 from core.errors import UserError
-from model import FactoredHead, MaskClassifier, YearsHead, load_pretrained
+from model import FactoredHead, MaskClassifier, YearsHead
 from prediction import fold_batch_norms, model_file, tta
 from prediction.model_file import load_model, read_description, save_model
 from prediction.predict import predict
@@ -120,7 +118,6 @@ def test_offsets_move_the_answers():
     [
         ("resnet_50000", {}, "has no model 'resnet_50000'; near are"),
         ("", {}, "has no model"),
-        ("hf_hub:somebody/model", {}, "has no model"),
         ("test_resnet", {"nonsense": 1}, "nonsense"),
         ("test_resnet", {"num_classes": 2}, "num_classes"),
         ("test_resnet", {"act_layer": "nonsense"}, "test_resnet"),
@@ -140,97 +137,6 @@ def test_model_kwargs_reach_timm():
     assert (
         tiny("test_vit", model_kwargs={"embed_dim": 32, "num_heads": 1}).head.mask.in_features == 32
     )
-
-
-# ---------------------------------------------------------------------------- pretrained weights from a file
-
-
-@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".bin"])
-@pytest.mark.parametrize("wrap", ["plain", "state_dict", "model"])
-def test_weights_are_filled_from_a_file(tmp_path, suffix, wrap):
-    torch.manual_seed(5)
-    state = timm.create_model("test_resnet", num_classes=10).state_dict()
-    path = tmp_path / f"weights{suffix}"
-    if suffix == ".safetensors":
-        save_file(state, path)
-    else:
-        torch.save(state if wrap == "plain" else {wrap: state, "epoch": 3}, path)
-    model = tiny("test_resnet")
-    said = load_pretrained(model, str(path))
-    own = model.backbone.state_dict()
-    assert f"{len(own)} of {len(own)} tensors" in said
-    assert all(torch.equal(own[name], state[name]) for name in own)
-
-
-def test_a_model_file_of_ours_gives_its_backbone(tmp_path):
-    source = tiny()
-    save_model(source, tmp_path / "a.safetensors")
-    model = MaskClassifier("test_efficientnet", "joint", (32, 32))
-    load_pretrained(model, str(tmp_path / "a.safetensors"))
-    assert all(
-        torch.equal(a, b)
-        for a, b in zip(
-            model.backbone.state_dict().values(), source.backbone.state_dict().values(), strict=True
-        )
-    )
-
-
-def test_no_pretrained_weights_leave_the_start():
-    model = tiny()
-    before = [p.clone() for p in model.parameters()]
-    assert "random" in load_pretrained(model, "no")
-    assert all(map(torch.equal, before, model.parameters()))
-
-
-class Evil:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
-
-
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-@pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
-def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, name):
-    trap = tmp_path / "was-run"
-    for content in (Evil(trap), {"state_dict": Evil(trap)}):
-        torch.save(content, tmp_path / name)
-        with pytest.raises(UserError, match="cannot be read as weights") as error:
-            load_pretrained(tiny(), str(tmp_path / name))
-        (tmp_path / name).write_bytes(pickle.dumps(content))
-        with pytest.raises(UserError, match="cannot be read as weights"):
-            load_pretrained(tiny(), str(tmp_path / name))
-    assert not trap.exists()
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        {},
-        [1, 2],
-        torch.zeros(3),
-        {"state_dict": [3]},
-        {0: torch.zeros(1)},
-        {"model": torch.zeros(2)},
-        {"conv1.weight": 5},
-        {"conv1.weight": torch.zeros(2)},
-    ],
-)
-def test_other_contents_and_other_models_are_refused(tmp_path, content):
-    torch.save(content, tmp_path / "weights.pth")
-    with pytest.raises(UserError) as error:
-        load_pretrained(tiny("test_resnet"), str(tmp_path / "weights.pth"))
-    assert "\n" not in str(error.value)
-
-
-def test_weights_of_another_model_are_refused(tmp_path):
-    torch.save(timm.create_model("test_vit", pretrained=False).state_dict(), tmp_path / "vit.pth")
-    with pytest.raises(UserError, match="another model"):
-        load_pretrained(tiny("test_resnet"), str(tmp_path / "vit.pth"))
-    with pytest.raises(UserError, match="does not exist"):
-        load_pretrained(tiny("test_resnet"), str(tmp_path / "gone.pth"))
 
 
 # ---------------------------------------------------------------------------- the model file

@@ -1,0 +1,222 @@
+"""Pretrained weights from timm, the hub or a file, loaded as timm itself loads them."""
+
+import argparse
+from collections import Counter
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from core.backbone import ALIASES, create_backbone
+from core.errors import UserError, first_line
+
+# Where training scripts put the weights in a checkpoint, an average before what it averages.
+WRAPPERS = (
+    *("state_dict_ema", "model_ema", "ema_state_dict", "ema", "params_ema"),
+    *("state_dict", "model_state_dict", "model", "weights", "params", "net", "network", "module"),
+    *("teacher", "student"),
+)
+# What wrappers of a module put before the names of its weights.
+PREFIXES = (
+    *("module", "_orig_mod", "model", "backbone", "net", "network", "encoder", "base_model"),
+    *("trunk", "student", "teacher"),
+)
+LISTED = 8  # names of tensors in a message
+
+
+class _Ignored:
+    """Takes the place of every class in a checkpoint that is neither tensor nor plain data."""
+
+    def __new__(cls, *args, **keywords):
+        return object.__new__(cls)
+
+    def __init__(self, *args, **keywords):
+        pass
+
+    def __setstate__(self, state):
+        pass
+
+
+def load_pretrained(model, source: str, partial: bool = False) -> str:
+    """Fill `model.backbone` from `source` and say what was done.
+
+    `source` is "no", "yes" (timm's own weights), `hf-hub:USER/NAME`, `local-dir:PATH`, or a file or
+    folder of weights, which pass through the architecture's own filter, as in timm: other layouts
+    are renamed, position embeddings and bias tables resampled to the size.
+    UserError if they cannot be read, or, unless `partial`, if anything but the classifier would
+    stay random.
+    """
+    if source == "no":
+        return "none (random start)"
+    architecture, keywords = model.description["architecture"], model.description["model_kwargs"]
+    origin = model.description.get("source") or architecture
+    if source == "yes":
+        with _reported() as reports:
+            loaded = _fetched(origin, model.description["resize"], keywords)
+        what = f"ImageNet weights of {ALIASES.get(origin, origin)}"
+    else:
+        path = Path(source)
+        if path.suffix == ".npz":  # the JAX layout, which a model reads by a loader of its own
+            overlay = {"file": str(_existing(path)), "custom_load": True}
+        else:
+            overlay = {"state_dict": _bare(read_weights(source), model.backbone)}
+        overlay |= {"source": None}
+        # The copy of the backbone must not take from the random numbers of the training.
+        with torch.random.fork_rng(devices=[]), _reported() as reports:
+            try:
+                loaded = create_backbone(
+                    *(architecture, model.description["resize"], keywords),
+                    **{"pretrained": True, "pretrained_cfg_overlay": overlay},
+                )
+            except UserError as error:
+                raise UserError(
+                    f"--pretrained {source}: does not fit {architecture}, these are weights of "
+                    f"another model ({first_line(error)})"
+                ) from None
+        what = source
+    missing, unused = reports[-1] if reports else ([], [])
+    own = len(loaded.state_dict())
+    if missing:
+        listed = f"{_few(missing)} of {architecture}"
+        if not partial:
+            alien = 2 * len(missing) > own
+            raise UserError(
+                f"--pretrained {source}: {len(missing)} of {own} tensors are missing there or of "
+                f"another shape, and would stay random: {listed}; "
+                + ("these are weights of another model" if alien else "give other weights")
+                + ", or --pretrained_partial yes to train like that"
+            )
+        what += f", random: {listed}"
+    model.backbone.load_state_dict(loaded.state_dict())
+    what += f" ({own - len(missing)} of {own} tensors"
+    return what + (f"; unused: {_few(unused)})" if unused else ")")
+
+
+def _few(names: list[str]) -> str:
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more
+
+
+def _fetched(architecture: str, resize, keywords) -> nn.Module:
+    """The backbone with the weights that timm has for it, from the hub or its cache."""
+    try:
+        return create_backbone(architecture, resize, keywords, pretrained=True)
+    except UserError as error:
+        raise UserError(
+            f"--pretrained yes: the weights of {ALIASES.get(architecture, architecture)} cannot be "
+            f"fetched ({first_line(error)}); connect to the network once, or give a file with "
+            "--pretrained FILE, or train from nothing with --pretrained no"
+        ) from None
+
+
+@contextmanager
+def _reported():
+    """A list of (missing, unused) names of tensors, one for each state dict that is loaded.
+
+    timm reports neither to its caller. Tensors of another shape count as missing instead of ending
+    the load; buffers that the model computes itself count as neither.
+    """
+    reports, original = [], nn.Module.load_state_dict
+
+    def load_state_dict(module, state, *args, **keywords):
+        own = module.state_dict()
+        fitting = {k: v for k, v in state.items() if k not in own or own[k].shape == v.shape}
+        result = original(module, fitting, strict=False)
+        learnt = {name for name, _ in module.named_parameters()}
+        learnt |= {name for name in own if name.endswith(("running_mean", "running_var"))}
+        missing = [name for name in result.missing_keys if name in learnt]
+        reports.append((missing, result.unexpected_keys))
+        return result
+
+    nn.Module.load_state_dict = load_state_dict
+    try:
+        yield reports
+    finally:
+        nn.Module.load_state_dict = original
+
+
+def read_weights(source: str) -> dict[str, torch.Tensor]:
+    """The tensors of a file (safetensors or torch), folder or hub model, out of their wrappers.
+
+    Nothing in a file is run: a class that is no tensor is replaced by one that does nothing.
+    UserError if the file is missing, broken or holds no tensors.
+    """
+    if source.startswith(("hf-hub:", "hf_hub:")):
+        import timm
+
+        try:
+            return timm.models.load_state_dict_from_hf(source.partition(":")[2])
+        except Exception as error:  # no network, no such model: whatever the hub's client says
+            raise UserError(
+                f"--pretrained {source}: cannot be fetched ({type(error).__name__})"
+            ) from None
+    path = Path(source.removeprefix("local-dir:"))
+    if path.is_dir():
+        names = ("model.safetensors", "pytorch_model.bin", "model.pth")
+        path = next((path / name for name in names if (path / name).is_file()), path / names[0])
+    _existing(path)
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        else:
+            state = _unwrapped(_torch_load(path))
+    except Exception as error:
+        raise UserError(
+            f"--pretrained {path}: cannot be read as weights ({type(error).__name__}: "
+            f"{first_line(error)}); give a safetensors file or a torch file of plain tensors"
+        ) from None
+    return state
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise UserError(f"--pretrained: {path} does not exist; give yes, no or a file of weights")
+    return path
+
+
+def _torch_load(path: Path):
+    try:
+        unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # a file in the format before torch 1.6, or none at all: torch.load decides
+        unknown = ["argparse.Namespace"]
+    ignored = [(_Ignored, name) for name in unknown if name != "argparse.Namespace"]
+    with torch.serialization.safe_globals([argparse.Namespace, *ignored]):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _unwrapped(state, depth: int = 4) -> dict[str, torch.Tensor]:
+    """The dictionary of tensors inside of a checkpoint, `depth` wrappers deep at most."""
+    if not isinstance(state, dict) or not depth:
+        raise ValueError("no tensors by name; save model.state_dict()")
+    inner = [state[name] for name in WRAPPERS if isinstance(state.get(name), dict)]
+    if inner:
+        return _unwrapped(inner[0], depth - 1)
+    if tensors := _tensors(state):
+        return tensors
+    # A wrapper of another name: what holds most tensors.
+    return _unwrapped(max(state.values(), key=lambda value: len(_tensors(value)), default=None), 1)
+
+
+def _tensors(state) -> dict[str, torch.Tensor]:
+    items = state.items() if isinstance(state, dict) else ()
+    return {k: v for k, v in items if isinstance(k, str) and isinstance(v, torch.Tensor)}
+
+
+def _bare(state: dict, backbone: nn.Module) -> dict:
+    """`state` without what wrappers put before its names; other parts of a wrapper are left out."""
+    own = {name for name, _ in backbone.named_children()}
+    while True:
+        counts = Counter(name.partition(".")[0] for name in state if "." in name)
+        wrappers = [first for first in counts if first in PREFIXES and first not in own]
+        first = max(wrappers, key=counts.get, default=None)
+        # Names of the backbone itself beside a prefix (`head`, say) tell nothing if they are few.
+        if first is None or (own & set(counts) and 2 * counts[first] <= len(state)):
+            return state
+        state = {
+            name.removeprefix(f"{first}."): tensor
+            for name, tensor in state.items()
+            if name.startswith(f"{first}.")
+        }
