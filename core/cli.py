@@ -9,6 +9,7 @@ from pathlib import Path
 
 from core.errors import UserError
 from core.folders import ROOT
+from core.shared_memory import WAYS_OUT, lacks_shared_memory
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -52,6 +53,11 @@ def run(main, args) -> None:
         status = main(args)
     except UserError as error:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        status = 2
+    except RuntimeError as error:
+        if not lacks_shared_memory(error):
+            raise
+        print(f"{Path(sys.argv[0]).name}: /dev/shm is full; {WAYS_OUT}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:
         print(f"\n{Path(sys.argv[0]).name}: stopped by Ctrl-C", file=sys.stderr)

@@ -3,6 +3,7 @@
 import copy
 import ctypes
 import os
+import shutil
 import time
 from dataclasses import dataclass
 
@@ -169,8 +170,22 @@ def fuse_attention(model, device: str, training: bool) -> None:
 
 
 def compiles(wish: str, device: str, passes: int, worth: int) -> bool:
-    """Whether to compile the model: yes, no, or auto: on a GPU, where more than `worth` `passes` earn the minute it takes."""
-    return wish == "yes" or (wish == "auto" and device == "cuda" and passes > worth)
+    """Whether to compile the model: yes, no, or auto.
+
+    auto compiles on a GPU where more than `worth` `passes` earn the minute it takes, and where
+    there is a C compiler, which torch.compile calls. Raises UserError for yes without one.
+    """
+    wished = wish == "yes" or (wish == "auto" and device == "cuda" and passes > worth)
+    names = ("g++", "clang++") if device == "cpu" else ("gcc", "clang", "cc")
+    named = os.environ.get("CXX" if device == "cpu" else "CC")
+    if not wished or any(map(shutil.which, (named,) if named else names)):
+        return wished
+    if wish == "yes":
+        raise UserError(
+            f"--compile yes: torch.compile needs a C compiler ({names[0]}), found none; install it "
+            "(Debian: apt install build-essential) or use --compile no"
+        )
+    return False
 
 
 def share_of_peak(model, device, precision: str) -> float:

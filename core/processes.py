@@ -4,6 +4,8 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+from core.shared_memory import workers_that_fit
+
 
 def cores() -> int:
     """Cores this process may use (job schedulers and containers give fewer than the machine has)."""
@@ -15,12 +17,17 @@ RANK = int(
 )  # of this process among those of a distributed run
 
 
-def readers(device: str, wish: int | None) -> int:
-    """Processes that read photos: `wish`, else for a GPU one a core, up to 16, and for a CPU of two cores none, since they would take
-    the model's time."""
+def readers(device: str, wish: int | None, batch_bytes: int = 4 << 20) -> int:
+    """Loader workers: `wish`, else one a core, up to 16, for a GPU, and fewer for a CPU.
+
+    With two cores a CPU has none, since they would take the model's time. Batches of `batch_bytes`
+    must fit in shared memory; UserError if `wish` is more than that allows.
+    """
     if wish is not None:
-        return wish
-    return min(16, cores()) if device != "cpu" else (0 if cores() <= 2 else min(4, cores() // 4))
+        return workers_that_fit(wish, batch_bytes, required=True)
+    if device != "cpu":
+        return workers_that_fit(min(16, cores()), batch_bytes, required=False)
+    return workers_that_fit(0 if cores() <= 2 else min(4, cores() // 4), batch_bytes, False)
 
 
 def at_a_time(device: str, workers: int) -> int:
