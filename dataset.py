@@ -1,51 +1,57 @@
-"""Labels, people and their photos, corrections, person-level splits and sampling, and the Dataset that serves photos.
+"""People and their photos, as pandas frames, and the Dataset that serves pixels.
 
-A table of photos travels as one pandas frame, a row a photo:
-person (folder name), id, gender (0 male, 1 female), race, age (years), photo (stem), mask (0..2), path, label (0..17, official bands).
-Pixels (decoding, cropping, augmentation) are in `transforms.py`.
+The frame of training photos has a row a photo: person (folder name), id, gender (0 male, 1 female),
+race, age (years), photo (stem), mask (0..2), path, label (0..17, official bands).
+Pixels (decoding, cropping, resizing) are in core/photo.py, corrections in core/corrections.py,
+splits and sampling in training/split.py.
 """
 
 import mmap
-import os
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from core.corrections import apply_corrections
 from core.errors import UserError
-from core.files import atomic, read_csv
-from core.folders import IMAGE_EXTENSIONS
-from core.labels import CLASSES, GENDERS, MASKS, age_band, encode
+from core.files import read_csv
+from core.labels import GENDERS, MASK_OF_STEM, MAX_AGE, encode
+from core.listing import (
+    NOT_A_FORMAT,
+    NOT_DESCENDED,
+    LeftOut,
+    Names,
+    is_photo,
+    is_utf8,
+    listing,
+    photos_in,
+    readable,
+    stays_inside,
+    walk,
+)
 from core.photo import PhotoError, check_photo, load_photo
 from core.processes import cores
 
-MASK_OF_STEM = {**{f"mask{i}": 0 for i in range(1, 6)}, "incorrect_mask": 1, "normal": 2}
 
-
-EXTENSIONS = {".jpg", ".jpeg", ".png"}
-
-
-MAX_AGE = 120
-
-
-# ---------------------------------------------------------------------------- reading people and photos
-def is_junk(name: str) -> bool:
-    """Files that operating systems leave behind: `._x.jpg`, `.DS_Store`, `Thumbs.db`, `__MACOSX`."""
-    return name.startswith((".", "__MACOSX", "@eaDir")) or name.lower() in (
-        "thumbs.db",
-        "desktop.ini",
-    )
-
-
+# ---------------------------------------------------------------------------- people and photos
 def images_folder(folder: Path) -> Path:
     """The folder of photos: `folder`/images if there is one, else `folder` itself."""
     return folder / "images" if (folder / "images").is_dir() else folder
 
 
+def list_of(folder: Path, name: str) -> Path | None:
+    """train.csv or info.csv of a data folder: beside its images, or among them."""
+    images = images_folder(folder)
+    candidates = (folder / name, images.parent / name, images / name)
+    return next((path for path in candidates if path.is_file()), None)
+
+
 def parse_person(folder: str) -> dict | None:
-    """`<id>_<gender>_<race>_<age>` -> its fields, read from the right since an id may hold anything; None if it is no such name."""
+    """`<id>_<gender>_<race>_<age>` -> its fields; None if it is no such name.
+
+    Read from the right, since an id may hold anything.
+    """
     fields = folder.rsplit("_", 3)
     if (
         len(fields) != 4
@@ -63,63 +69,81 @@ def parse_person(folder: str) -> dict | None:
     }
 
 
-def read_people(folder: Path) -> pd.DataFrame:
-    """One row a person (a folder of photos), sorted by folder name, from train.csv where there is one, else from the folders' names.
+def read_people(folder: Path, recursive: bool = False, left: LeftOut | None = None) -> pd.DataFrame:
+    """One row a person, by name, with the `folder` of their photos.
 
-    Raises UserError where csv and folders disagree, a column is missing or a name cannot be read.
+    Labels come from train.csv where there is one, else from the folders' names. Raises UserError
+    where csv and folders disagree, a column is missing or a name cannot be read.
     """
     images = images_folder(folder)
-    names = sorted(
-        entry.name for entry in os.scandir(images) if entry.is_dir() and not is_junk(entry.name)
-    )
-    table = next(
-        (path for path in (images.parent / "train.csv", images / "train.csv") if path.is_file()),
-        None,
-    )
+    folders = _folders_of_people(images, recursive, left or LeftOut(images))
+    table = list_of(folder, "train.csv")
     if table:
-        return _people_from_csv(table, images, names)
-    people = [parse_person(name) for name in names]
-    if None in people:
-        raise UserError(
-            f"{images / names[people.index(None)]}: not a folder of one person; its name should be <id>_<gender>_<race>_<age>"
-        )
+        people = _people_from_csv(table, images, sorted(folders))
+    else:
+        people = _people_from_names(images, folders)
+    return people.assign(folder=people["person"].map(folders))
+
+
+def _folders_of_people(images: Path, recursive: bool, left: LeftOut) -> dict[str, Path]:
+    """The folder of each person; at any depth, where `recursive`, those whose name is a person's."""
+    folders, groups = {}, [images]
+    for group in groups:
+        for entry in listing(group):
+            name, path = readable(entry.name), group / entry.name
+            if not entry.is_dir():
+                if name not in ("train.csv", "info.csv"):
+                    left.add("files outside the folders of people", path)
+            elif recursive and not parse_person(name):
+                groups.append(path)
+            elif name in folders:
+                raise UserError(f"{path}: the same person as {folders[name]}; rename one of them")
+            else:
+                folders[name] = path
+    for path in folders.values():
+        if not is_utf8(str(path)):
+            raise UserError(
+                f"{images}: the name of {readable(path.name)!r} is not UTF-8 (from a zip of a Korean "
+                f"Windows?); convert it: convmv -r -f cp949 -t utf8 --notest {readable(str(images))}"
+            )
+    return folders
+
+
+def _people_from_names(images: Path, folders: dict[str, Path]) -> pd.DataFrame:
+    people = []
+    for name, path in folders.items():
+        person = parse_person(name)
+        if not person:
+            raise UserError(
+                f"{path}: not a folder of one person; its name should be "
+                "<id>_<gender>_<race>_<age> (--recursive descends into folders of such folders)"
+            )
+        people.append(person)
     if not people:
         raise UserError(
-            f"{images}: holds no folders of people; give the competition's train folder, or its images folder"
+            f"{images}: holds no folders of people; give the competition's train folder, "
+            "or its images folder"
         )
-    return pd.DataFrame(people)
+    return pd.DataFrame(people).sort_values("person", ignore_index=True)
 
 
 def _people_from_csv(table: Path, images: Path, names: list[str]) -> pd.DataFrame:
-    frame = read_csv(table, ["id", "gender", "race", "age", "path"]).rename(
-        columns={"path": "person"}
-    )
-    for column, good in {
-        "gender": frame["gender"].str.lower().isin(GENDERS),
-        "age": frame["age"].str.fullmatch(r"\d{1,3}")
-        & (pd.to_numeric(frame["age"], errors="coerce") <= MAX_AGE),
-        "path": ~frame["person"].duplicated(),
-    }.items():
-        if not good.all():
-            row = int(np.argmin(good))
-            value = frame["person" if column == "path" else column][row]
-            what = (
-                "stands twice"
-                if column == "path"
-                else "cannot be used; genders are male or female, ages whole years"
-            )
-            raise UserError(f"{table}, row {row + 2}: {column} {value!r} {what}")
+    frame = read_csv(table, ["id", "gender", "race", "age", "path"])
+    frame = frame.rename(columns={"path": "person"})
+    frame["person"], frame["id"] = frame["person"].map(readable), frame["id"].map(readable)
+    _check_cells(frame, table)
     missing = sorted(set(frame["person"]) - set(names))
     extra = sorted(set(names) - set(frame["person"]))
-    if missing or extra:
-        which, who = (
-            ("in the csv but not among the folders", missing)
-            if missing
-            else ("among the folders but not in the csv", extra)
-        )
+    if missing:
         raise UserError(
-            f"{table}: {len(who)} {which} of {images}, first {who[0]!r}; put csv and folders in agreement, "
-            "or take the csv away to read labels from the folders' names"
+            f"{table}: {len(missing)} in the csv but not among the folders of {images}, first "
+            f"{missing[0]!r}; make them match, or remove the csv to read labels from folder names"
+        )
+    if extra:
+        raise UserError(
+            f"{table}: {len(extra)} among the folders but not in the csv of {images}, first "
+            f"{extra[0]!r}; make them match, or leave people out by rows person,drop,yes in "
+            "--corrections"
         )
     frame["gender"] = frame["gender"].str.lower().map(GENDERS.index)
     frame["age"] = frame["age"].astype(int)
@@ -127,31 +151,55 @@ def _people_from_csv(table: Path, images: Path, names: list[str]) -> pd.DataFram
         named = parse_person(person["person"])
         if named and (named["gender"], named["age"]) != (person["gender"], person["age"]):
             raise UserError(
-                f"{table}, row {row + 2}: gender or age disagrees with the folder's name {person['person']!r}; "
-                "mend one of them (or leave both and use --corrections)"
+                f"{table}, row {row + 2}: gender or age disagrees with the folder's name "
+                f"{person['person']!r}; fix one of them (or leave both and use --corrections)"
             )
-    return frame.sort_values("person", ignore_index=True)[["person", "id", "gender", "race", "age"]]
+    columns = ["person", "id", "gender", "race", "age"]
+    return frame.sort_values("person", ignore_index=True)[columns]
 
 
-def read_train(folder: Path, corrections: Path | None = None) -> pd.DataFrame:
-    """All photos of the training people, a row each, sorted by person and photo; see the module's head for the columns.
+def _check_cells(frame: pd.DataFrame, table: Path) -> None:
+    usable = "cannot be used; genders are male or female, ages whole years"
+    ages = pd.to_numeric(frame["age"], errors="coerce")
+    for column, good, what in (
+        ("gender", frame["gender"].str.lower().isin(GENDERS), usable),
+        ("age", frame["age"].str.fullmatch(r"\d{1,3}") & (ages <= MAX_AGE), usable),
+        ("person", ~frame["person"].duplicated(), "appears twice"),
+    ):
+        if not good.all():
+            row = int(np.argmin(good))
+            name = "path" if column == "person" else column
+            raise UserError(f"{table}, row {row + 2}: {name} {frame[column][row]!r} {what}")
 
-    Raises UserError where the folder, its csv or the corrections cannot be used, or no photo is found.
+
+def read_train(
+    folder: Path, corrections: Path | None = None, recursive: bool = False
+) -> pd.DataFrame:
+    """All photos of the training people, a row each, by person and photo; columns as above.
+
+    `recursive` finds people and photos in subfolders too. What is left out is counted in one
+    warning. Raises UserError where the folder, its csv or the corrections cannot be used, or there
+    is no photo.
     """
     folder = Path(folder)
-    people = read_people(folder)
     images = images_folder(folder)
-    photos = [
-        {"person": person, "photo": photo.stem.lower(), "path": str(photo)}
-        for person in people["person"]
-        for photo in _photos_of(images / person)
-    ]
+    left = LeftOut(images)
+    people = read_people(folder, recursive, left)
+    photos = []
+    for person, path in zip(people["person"], people["folder"], strict=True):
+        of_person = _photos_of(path, recursive, left)
+        if not of_person:
+            left.add("people without photos", path)
+        photos += [
+            {"person": person, "photo": stem, "path": str(of_person[stem])} for stem in of_person
+        ]
     if not photos:
         raise UserError(
-            f"{images}: no photo found in {len(people)} folders; photos are mask1..mask5, incorrect_mask, normal "
-            "as jpg, jpeg or png"
+            f"{images}: no photo found in {len(people)} folders; photos are mask1..mask5, "
+            f"incorrect_mask, normal as jpg, png, heic...; {str(left).partition(': ')[2]}"
         )
-    frame = people.merge(pd.DataFrame(photos), on="person", how="inner")
+    left.warn()
+    frame = people.drop(columns="folder").merge(pd.DataFrame(photos), on="person", how="inner")
     frame["mask"] = frame["photo"].map(MASK_OF_STEM)
     if corrections:
         frame = apply_corrections(frame, Path(corrections))
@@ -159,226 +207,78 @@ def read_train(folder: Path, corrections: Path | None = None) -> pd.DataFrame:
     return frame
 
 
-def _photos_of(folder: Path) -> list[Path]:
-    """The known photos of one person sorted by stem; UserError if two files claim the same stem."""
+def _photos_of(folder: Path, recursive: bool, left: LeftOut) -> dict[str, Path]:
+    """The known photos of one person by stem; UserError if two files claim the same stem."""
     photos = {}
-    for name in sorted(entry.name for entry in os.scandir(folder) if not is_junk(entry.name)):
-        path = folder / name
-        if path.suffix.lower() not in EXTENSIONS or path.stem.lower() not in MASK_OF_STEM:
-            continue
-        if path.stem.lower() in photos:
-            raise UserError(
-                f"{path}: the same photo as {photos[path.stem.lower()].name}; keep one of them"
-            )
-        photos[path.stem.lower()] = path
-    return [photos[stem] for stem in sorted(photos)]
+    for current, entries in walk(folder):
+        for entry in entries:
+            path = current / entry.name
+            stem = path.stem.lower()
+            if entry.is_dir():
+                if not recursive:
+                    left.add(NOT_DESCENDED, path)
+            elif not is_photo(entry.name):
+                left.add(NOT_A_FORMAT, path)
+            elif stem not in MASK_OF_STEM:
+                left.add("photos of other names than mask1..mask5, incorrect_mask, normal", path)
+            elif stem in photos:
+                raise UserError(f"{path}: the same photo as {photos[stem]}; keep one of them")
+            else:
+                photos[stem] = path
+        if not recursive:
+            break
+    return dict(sorted(photos.items()))
 
 
-def _is_inside(root: Path, name: str) -> bool:
-    if not name or len(os.fsencode(name)) > 255 or "\0" in name:
-        return False
-    try:
-        return (root / name).resolve().is_relative_to(root)
-    except (OSError, RuntimeError):  # a loop of links
-        return False
+def read_eval(folder: Path, recursive: bool = False) -> pd.DataFrame:
+    """The photos to predict: columns ImageID, path, in info.csv's order.
 
-
-def read_eval(folder: Path) -> pd.DataFrame:
-    """The photos to answer: columns ImageID, path, in info.csv's order, or every image by name where there is no info.csv.
-
-    Raises UserError for a listed photo that is missing, listed twice or outside the image folder.
+    Without info.csv every photo of the folder by name, with `recursive` those below it too. Raises
+    UserError for a listed photo that is missing, appears twice or has a name outside the folder.
     """
     folder = Path(folder)
     images = images_folder(folder)
-    table = next(
-        (path for path in (folder / "info.csv", images.parent / "info.csv") if path.is_file()), None
-    )
+    table = list_of(folder, "info.csv")
     if table is None:
-        names = sorted(
-            entry.name
-            for entry in os.scandir(images)
-            if entry.is_file()
-            and not is_junk(entry.name)
-            and Path(entry.name).suffix.lower() in IMAGE_EXTENSIONS
-        )
-        if not names:
-            raise UserError(f"{images}: holds no info.csv and no images")
-        return pd.DataFrame({"ImageID": names, "path": [str(images / name) for name in names]})
+        paths = photos_in(images, recursive)
+        names = [path.relative_to(images).as_posix() for path in paths]
+        names = [name if is_utf8(name) else readable(name) for name in names]
+        return pd.DataFrame({"ImageID": names, "path": list(map(str, paths))})
     frame = read_csv(table, ["ImageID"])
     if frame.empty:
         raise UserError(f"{table}: lists no photos")
     if frame["ImageID"].duplicated().any():
         row = int(frame["ImageID"].duplicated().argmax())
-        raise UserError(f"{table}, row {row + 2}: ImageID {frame['ImageID'][row]!r} stands twice")
-    root = images.resolve()
-    paths = []
+        raise UserError(f"{table}, row {row + 2}: ImageID {frame['ImageID'][row]!r} appears twice")
+    return pd.DataFrame({"ImageID": frame["ImageID"], "path": _listed(frame, table, images)})
+
+
+def _listed(frame: pd.DataFrame, table: Path, images: Path) -> list[str]:
+    names, paths = Names(images), []
     for row, name in enumerate(frame["ImageID"]):
-        if not _is_inside(root, name):
+        path = names.find(name) if stays_inside(name) else None
+        if not stays_inside(name):
             raise UserError(
                 f"{table}, row {row + 2}: ImageID {name[:80]!r} is not a file name inside {images}"
             )
-        if not (images / name).is_file():
-            raise UserError(f"{table}, row {row + 2}: {images / name} does not exist")
-        paths.append(str(images / name))
-    return pd.DataFrame({"ImageID": frame["ImageID"], "path": paths})
+        if path is None:
+            raise UserError(f"{table}, row {row + 2}: {images / name[:200]} does not exist")
+        paths.append(str(path))
+    left, taken = LeftOut(images), set(paths)
+    for entry in listing(images):
+        if is_photo(entry.name) and str(images / entry.name) not in taken:
+            left.add(f"photos that {table.name} does not list", entry.path)
+    left.warn()
+    return paths
 
 
-# ---------------------------------------------------------------------------- corrections
-def apply_corrections(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """Apply corrections.csv (`person,field,value[,photo]`) to the frame of photos; files stay as they are.
-
-    `person` is a folder, or an id that only one folder has. `field` is gender, age or mask (mask needs `photo`).
-    Raises UserError for an impossible value, an ambiguous id or a contradiction; rows that match nobody are counted in one warning.
-    """
-    frame = frame.copy()
-    rows = read_csv(path, ["person", "field", "value"])
-    people_of_id = frame.groupby("id")["person"].unique()
-    done, unmatched = {}, 0
-    for number, row in enumerate(rows.to_dict("records"), start=2):
-        who, field, photo = row["person"], row["field"], Path(row.get("photo", "")).stem.lower()
-        value = _corrected_value(field, row["value"], f"{path}, row {number}")
-        if (field == "mask") != bool(photo):
-            raise UserError(
-                f"{path}, row {number}: a mask row names its photo (mask1..mask5, incorrect_mask, normal), other rows none"
-            )
-        selected = frame["person"] == who
-        if not selected.any() and who in people_of_id:
-            if len(people_of_id[who]) > 1:
-                raise UserError(
-                    f"{path}, row {number}: id {who!r} belongs to {' and '.join(people_of_id[who])}; name the folder"
-                )
-            selected = frame["id"] == who
-        if photo:
-            selected &= frame["photo"] == photo
-        if not selected.any():
-            unmatched += 1
-            continue
-        key = (frame["person"][selected].iloc[0], field, photo)
-        if done.setdefault(key, value) != value:
-            raise UserError(
-                f"{path}, row {number}: contradicts an earlier row on the {field} of {who!r}"
-            )
-        frame.loc[selected, field] = value
-    if unmatched:
-        print(f"warning: {path}: {unmatched} of {len(rows)} corrections match nobody here")
-    return frame
+def without(frame: pd.DataFrame, unreadable: list[PhotoError]) -> pd.DataFrame:
+    """The frame without the photos that check_photos found unreadable."""
+    bad = {str(error.path) for error in unreadable}
+    return frame[~frame["path"].isin(bad)].reset_index(drop=True)
 
 
-def _corrected_value(field: str, value: str, where: str) -> int:
-    if field == "gender" and value.lower() in GENDERS:
-        return GENDERS.index(value.lower())
-    if field == "age" and value.isdecimal() and int(value) <= MAX_AGE:
-        return int(value)
-    if field == "mask" and value.lower() in MASKS:
-        return MASKS.index(value.lower())
-    if field == "mask" and value.lower() in MASK_OF_STEM:
-        return MASK_OF_STEM[value.lower()]
-    known = {
-        "gender": "male or female",
-        "age": f"0 to {MAX_AGE} years",
-        "mask": "wear, incorrect or not wear",
-    }
-    if field not in known:
-        raise UserError(f"{where}: field {field!r} is unknown; it is gender, age or mask")
-    raise UserError(f"{where}: {field} cannot be {value!r}; it is {known[field]}")
-
-
-# ---------------------------------------------------------------------------- splits: always whole people
-def split_people(
-    frame: pd.DataFrame, seed: int, folds: int | None = None, val_ratio: float = 0.2
-) -> pd.DataFrame:
-    """Columns person, fold: the fold in which a person is validated, -1 for people who always train.
-
-    Stratified by gender and official age band; depends on the people's names, labels and the seed alone.
-    Raises UserError if a part would be empty.
-    """
-    from sklearn.model_selection import StratifiedKFold, train_test_split
-
-    people = frame.drop_duplicates("person").sort_values("person", ignore_index=True)
-    strata = people["gender"] * 3 + age_band(people["age"])
-    fold = np.full(len(people), -1)
-    if folds:
-        if not 2 <= folds <= len(people):
-            raise UserError(f"--folds {folds}: give 2 to {len(people)}, the number of people")
-        # scikit-learn wants as many people as folds in at least one stratum; with fewer people than that, strata cannot be kept
-        strata = strata if strata.value_counts().max() >= folds else np.zeros(len(people))
-        with warnings.catch_warnings(
-            action="ignore", category=UserWarning
-        ):  # that the smallest stratum has fewer people than folds
-            for number, (_, held_out) in enumerate(
-                StratifiedKFold(folds, shuffle=True, random_state=seed).split(people, strata)
-            ):
-                fold[held_out] = number
-    elif val_ratio:
-        count = round(len(people) * val_ratio)
-        if not 0 < count < len(people):
-            raise UserError(
-                f"--val_ratio {val_ratio}: leaves {count} of {len(people)} people to validate on; "
-                "give a ratio that leaves some on both sides, or 0 to train on everybody"
-            )
-        sizes = strata.map(strata.value_counts())
-        strata = strata.where(
-            sizes >= 2, strata.mode()[0]
-        )  # a stratum of one person cannot be shared out
-        stratify = (
-            strata
-            if min(count, len(people) - count) >= strata.nunique() and len(people) >= 4
-            else None
-        )
-        _, held_out = train_test_split(
-            np.arange(len(people)), test_size=count, random_state=seed, stratify=stratify
-        )
-        fold[held_out] = 0
-    return pd.DataFrame({"person": people["person"], "fold": fold})
-
-
-def write_split(split: pd.DataFrame, path: Path) -> None:
-    with atomic(path) as temporary:
-        split.to_csv(temporary, index=False)
-
-
-def read_split(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
-    """A split written earlier, for the people of `frame`; UserError if it does not know them all."""
-    split = read_csv(path, ["person", "fold"])
-    if not split["fold"].str.fullmatch(r"-1|\d+").all() or split["person"].duplicated().any():
-        raise UserError(
-            f"{path}: not a split; it has one row a person, and a fold number or -1 in each"
-        )
-    unknown = sorted(set(frame["person"]) - set(split["person"]))
-    if unknown:
-        raise UserError(
-            f"{path}: does not know {len(unknown)} people of this data set, first {unknown[0]!r}; "
-            "take another split or leave --split out"
-        )
-    split["fold"] = split["fold"].astype(int)
-    return split[split["person"].isin(set(frame["person"]))].reset_index(drop=True)
-
-
-# ---------------------------------------------------------------------------- sampling
-SAMPLING = ("shuffle", "weighted", "balanced")
-
-
-def sampling_weights(labels: np.ndarray, policy: str) -> np.ndarray | None:
-    """Chance of each photo in an epoch: None (every photo once), "weighted" (1 / sqrt of its class's count), "balanced" (1 / count).
-
-    Square-root sampling: Mahajan et al. 2018, https://arxiv.org/abs/1805.00932; balanced: Kang et al. 2020, https://arxiv.org/abs/1910.09217.
-    """
-    if policy == "shuffle":
-        return None
-    counts = np.bincount(labels, minlength=CLASSES)[labels].astype(float)
-    weights = counts ** (-0.5 if policy == "weighted" else -1.0)
-    return weights / weights.sum()
-
-
-def thin(frame: pd.DataFrame, keep: int | None, seed: int) -> pd.DataFrame:
-    """Keep at most `keep` of each person's photos with a mask worn properly (never fewer of the rare ones)."""
-    if not keep:
-        return frame
-    order = np.random.default_rng(seed).permutation(len(frame))
-    rank = frame.assign(order=order).sort_values("order").groupby(["person", "mask"]).cumcount()
-    return frame[(frame["mask"] != 0) | (rank.reindex(frame.index) < keep)].reset_index(drop=True)
-
-
+# ---------------------------------------------------------------------------- the Dataset
 class EpochSampler:
     """The order of one epoch, a function of seed and epoch alone: the same for any number of workers, shared out over ranks.
 
@@ -415,7 +315,6 @@ class EpochSampler:
         return [(epoch, row, draw) for row, draw in pairs]
 
 
-# ---------------------------------------------------------------------------- the Dataset
 class Photos:
     """Photos by row: `photos[epoch, row]` or `photos[epoch, row, draw]` -> (pixels (H, W, 3) uint8, row).
 

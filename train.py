@@ -47,6 +47,7 @@ from training.checkpoint import restore, save
 from training.data import build_loader, part, read_data
 from training.log import build_loggers, epoch_line, log_pictures
 from training.optimizer import build_optimizer, build_schedule
+from training.split import sampling_weights, write_split
 from training.step import mix, total_loss, train_mode
 from training.stop import Stop, agreed
 
@@ -161,7 +162,7 @@ def train(
         args.seed,
         cache,
     )
-    weights = dataset.sampling_weights(train_frame["label"].to_numpy(), args.sampling)
+    weights = sampling_weights(train_frame["label"].to_numpy(), args.sampling)
     sampler = dataset.EpochSampler(len(photos), args.seed, weights, **ranks)
     loader = build_loader(
         photos, sampler, micro, workers, fabric.device, drop_last=len(sampler) >= micro
@@ -212,7 +213,7 @@ def train(
     elif fabric.is_global_zero:
         run_folder.check_space(path, model, args)
         run_folder.write_config(path, args, choice, fabric)
-        dataset.write_split(split, path / "split.csv")
+        write_split(split, path / "split.csv")
         if args.logger == "wandb":
             fabric.logger.log_hyperparams(vars(args))
     stop = Stop()
@@ -383,7 +384,7 @@ def train_folds(args, frame, split, path: Path, launcher: Fabric) -> dict:
     parts = [tables.read_predictions(path / f"fold-{fold}")[0] for fold in range(args.folds)]
     number = np.repeat(np.arange(args.folds), [len(part) for part in parts])
     tables.write_table(path / "val_predictions.csv", pd.concat(parts, ignore_index=True))
-    dataset.write_split(split, path / "split.csv")
+    write_split(split, path / "split.csv")
     table, log_probabilities = tables.read_predictions(path)
     best = metrics.score(labels := table["label"].to_numpy(), table["ans"].to_numpy())
     offsets, before, after = metrics.cross_fitted_offsets(log_probabilities, labels, number)

@@ -49,6 +49,9 @@ def add_labels(parser, text: str, required: bool = False) -> None:
 
 def run(main, args) -> None:
     """Call `main(args)` and exit: 0, 2 with one line for a UserError, 130 for Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):  # names that the terminal cannot show become escapes
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = main(args)
     except UserError as error:

@@ -1,19 +1,23 @@
 """Files written whole or not at all, and the readers of JSON and CSV."""
 
+import codecs
 import contextlib
+import io
 import json
 import os
 import tempfile
 from pathlib import Path
 
 from core.errors import UserError, first_line
+from core.progress import say
 
 
 @contextlib.contextmanager
 def atomic(path: Path):
-    """Yield a temporary path beside `path`; on leaving without an error it takes the final name, else it is removed.
+    """Yield a temporary path beside `path`, which takes the final name if there was no error.
 
-    The temporary file is flushed to disk before the rename, so a file under its final name is whole. What the disk refuses is a UserError.
+    The temporary file is flushed to disk before the rename, so a file under its final name is whole.
+    What the disk refuses is a UserError.
     """
     path = Path(path)
     temporary = None
@@ -45,8 +49,11 @@ def _umask() -> int:
 def write_json(path: Path, content: dict) -> None:
     """Write `content` to `path`, atomically, readable by people."""
     with atomic(path) as temporary:
+        # a path that is not UTF-8 becomes the escapes of JSON, which read_json restores
         temporary.write_text(
-            json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+            json.dumps(content, indent=2, ensure_ascii=False) + "\n",
+            encoding="utf-8",
+            errors="backslashreplace",
         )
 
 
@@ -61,23 +68,50 @@ def read_json(path: Path) -> dict:
     return content
 
 
+def read_text(path: Path) -> str:
+    """A text in UTF-8, UTF-16 or, as a Korean Excel saves it, cp949; says so where it is not UTF-8.
+
+    Raises UserError if it cannot be read or is none of these.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    for encoding in ("utf-16",) if utf16 else ("utf-8-sig", "cp949"):
+        with contextlib.suppress(UnicodeDecodeError):
+            text = content.decode(encoding)
+            if encoding != "utf-8-sig":
+                say(f"{path}: is not UTF-8, read as {encoding}")
+            return text
+    raise UserError(f"{path}: is not UTF-8, UTF-16 or cp949; save it as CSV in UTF-8")
+
+
 def read_csv(path: Path, columns: list[str]) -> "pandas.DataFrame":  # noqa: F821
-    """A csv of text columns; UserError if it cannot be read or lacks one of `columns`."""
+    """A csv of text columns; UserError if it cannot be read or lacks one of `columns`.
+
+    Encodings as in read_text; where the header has no comma, tabs or semicolons separate (Excel).
+    """
     import pandas as pd
 
+    text = read_text(path)
+    header = text.partition("\n")[0]
+    separator = next((mark for mark in ",\t;" if mark in header), ",")
     try:
         frame = pd.read_csv(
-            path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True
-        )
-    except (OSError, ValueError) as error:
+            io.StringIO(text),
+            sep=separator,
+            dtype=str,
+            keep_default_na=False,
+            skipinitialspace=True,
+        ).fillna("")
+    except ValueError as error:
         raise UserError(f"{path}: cannot be read as CSV ({first_line(error)})") from None
-    if not isinstance(
-        frame.index, pd.RangeIndex
-    ):  # pandas would take the first column for names of the rows
+    # pandas would take the first column for names of the rows
+    if not isinstance(frame.index, pd.RangeIndex):
         raise UserError(f"{path}: its rows have more fields than its first line")
     for column in columns:
         if column not in frame:
-            raise UserError(
-                f"{path}: has no column {column!r}; its columns are {', '.join(map(str, frame.columns))}"
-            )
+            there = ", ".join(map(str, frame.columns))
+            raise UserError(f"{path}: has no column {column!r}; its columns are {there}")
     return frame

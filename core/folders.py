@@ -14,16 +14,13 @@ SAGEMAKER = Path("/opt/ml/input/data")
 SAMPLE = Path("sample")
 
 
+# What Pillow reads (HEIC by pillow-heif). Documents and films that it opens too are no photos.
 IMAGE_EXTENSIONS = {
-    ".jpg",
-    ".jpeg",
-    ".png",
-    ".webp",
-    ".bmp",
-    ".gif",
-    ".tif",
-    ".tiff",
-}  # of photos in a folder without a list
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo", ".png", ".apng", ".webp", ".gif"),
+    *(".bmp", ".dib", ".tif", ".tiff", ".heic", ".heics", ".heif", ".heifs", ".hif", ".avif"),
+    *(".avifs", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm"),
+    *(".tga", ".qoi", ".sgi", ".rgb", ".pcx", ".psd", ".ico", ".icns", ".dds"),
+}
 
 
 DRAWN_MARK = "drawn.json"  # prepare.py leaves it in the root of every sample set it draws

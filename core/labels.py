@@ -41,3 +41,10 @@ def encode(mask, gender, age, bands=OFFICIAL_BANDS):
 def decode(label):
     """Label 0..17 -> (mask, gender, age band). Numbers or arrays."""
     return label // 6, label // 3 % 2, label % 3
+
+
+# the photos of a person by their stems, and the mask state that each shows
+MASK_OF_STEM = {**{f"mask{i}": 0 for i in range(1, 6)}, "incorrect_mask": 1, "normal": 2}
+
+
+MAX_AGE = 120

@@ -1,21 +1,27 @@
-"""Pixels of one photo: decoding, turning upright, cropping, resizing; always (H, W, 3) uint8."""
+"""Pixels of one photo: decoding, turning upright, cropping, resizing; always (H, W, 3) uint8.
+
+Pillow does all of it on every machine. PyTorch and OpenCV resize in two thirds of the time, but to
+pixels that differ by a level or two, so that what is seen would depend on what is installed.
+"""
 
 import contextlib
-import os
+import functools
+import importlib
 import sys
+from io import BytesIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from core.errors import UserError
 
 REFERENCE = (512, 384)  # height, width: the frame in which crops are given
+MAX_PIXELS = 250_000_000  # of a decoded photo; telephones take 200 million
+JPEG = ("JPEG", "MPO")  # MPO: two JPEGs in one file, of which the first is the photo
+ORIENTATION = 0x0112
 
-
-MAX_PIXELS = 100_000_000
-
-
-Image.MAX_IMAGE_PIXELS = None  # open_photo keeps the limit: Pillow warns only, and filters of warnings are no business of threads
+Image.MAX_IMAGE_PIXELS = None  # Pillow warns at its limit; MAX_PIXELS is an error
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 256 << 20  # editors' histories
 
 
 class PhotoError(UserError):
@@ -28,11 +34,13 @@ class PhotoError(UserError):
         self.path, self.reason = path, reason
 
 
+# ---------------------------------------------------------------------------- crop and size
 def crop_box(
     width: int, height: int, crop: tuple[int, int] | None
 ) -> tuple[float, float, float, float]:
-    """Left, top, right, bottom (pixels of the photo) of the centred `crop` (height, width in the
-    512 x 384 reference frame).
+    """Left, top, right, bottom of the centred `crop`, in pixels of the photo.
+
+    crop: height, width in the 512 x 384 reference frame; None for the whole photo.
     """
     if crop is None:
         return 0.0, 0.0, float(width), float(height)
@@ -42,137 +50,33 @@ def crop_box(
     return left, top, left + crop_width, top + crop_height
 
 
-def open_photo(path) -> Image.Image:
-    """An opened, not yet decoded photo (a path or an open file); PhotoError for what is no image or
-    too large.
-    """
-    try:
-        photo = Image.open(path)  # reads the size, no pixels
-    except Exception as error:  # Pillow's readers raise anything on hostile bytes
-        named = isinstance(path, str | os.PathLike)  # and not an open file
-        empty = named and os.path.exists(path) and os.path.getsize(path) == 0  # noqa: PTH110, PTH202
-        raise PhotoError(
-            path, "an empty file" if empty else _reason(error, "not an image that Pillow can read")
-        ) from None
-    if photo.width * photo.height > MAX_PIXELS:
-        photo.close()
-        raise PhotoError(path, f"more than {MAX_PIXELS // 1_000_000} million pixels")
-    return photo
-
-
-def _reason(error: Exception, otherwise: str) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "does not exist"
-    if isinstance(error, PermissionError):
-        return "may not be read (permissions)"
-    return "truncated" if "truncated" in str(error) else otherwise
-
-
-def load_photo(path, resize: tuple[int, int], crop: tuple[int, int] | None = None) -> np.ndarray:
-    """Decode, turn upright (EXIF), crop and resize bilinearly with anti-aliasing -> (H, W, 3)
-    uint8. PhotoError if it cannot be read.
-
-    The crop is of whole pixels. Large JPEGs are decoded at the smallest of libjpeg's scales that
-    still holds `resize` pixels in it."""
-    height, width = resize
-    with open_photo(path) as photo:
-        try:
-            left, top, right, bottom = crop_box(*photo.size, crop)
-            shrink = min((right - left) / width, (bottom - top) / height)
-            if shrink < 2 and (pixels := fast_jpeg(photo, path)) is not None:
-                return fast_resize(pixels, whole(crop_box(*photo.size, crop)), resize)
-            if shrink >= 2 and photo.format == "JPEG":
-                photo.draft("RGB", (int(photo.width / shrink), int(photo.height / shrink)))
-            photo.load()
-            return fit(np.array(upright_rgb(photo)), resize, crop)
-        except Exception as error:  # decoders raise anything on hostile bytes
-            raise PhotoError(path, _reason(error, "broken: its pixels cannot be decoded")) from None
-
-
-def fit(pixels: np.ndarray, resize: tuple[int, int], crop: tuple[int, int] | None) -> np.ndarray:
-    """Crop and resize a decoded photo, (H, W, 3) uint8, as load_photo does; by PyTorch where it is
-    loaded, else by Pillow.
-    """
-    box = whole(crop_box(pixels.shape[1], pixels.shape[0], crop))
-    if sys.modules.get("torch"):
-        return fast_resize(pixels, box, resize)
-    photo = Image.fromarray(pixels).crop(box)
-    return np.array(photo.resize(resize[::-1], Image.Resampling.BILINEAR))
-
-
-def read_photo(path) -> np.ndarray:
-    """Decode a whole photo, upright, (H, W, 3) uint8; PhotoError if it cannot be read."""
-    with open_photo(path) as photo:
-        try:
-            photo.load()
-            return np.array(upright_rgb(photo))
-        except Exception as error:  # decoders raise anything on hostile bytes
-            raise PhotoError(path, _reason(error, "broken: its pixels cannot be decoded")) from None
-
-
 def whole(box) -> tuple[int, int, int, int]:
     """A box in whole pixels, at least one wide and high."""
     left, top, right, bottom = (round(value) for value in box)
     return left, top, max(right, left + 1), max(bottom, top + 1)
 
 
-def fast_jpeg(photo: Image.Image, path) -> np.ndarray | None:
-    """The pixels (H, W, 3) of an opened ordinary JPEG by torchvision's decoder: the same as
-    Pillow's in two thirds of the time.
-
-    None if PyTorch is not loaded (photos answered by onnxruntime alone), or the file is anything
-    else: another format, grey, rotated, without its end."""
-    if not sys.modules.get("torch") or photo.format != "JPEG" or photo.mode != "RGB":
-        return None
-    if "exif" in photo.info and photo.getexif().get(0x0112, 1) != 1:
-        return None
-    from torchvision.io import ImageReadMode, decode_jpeg, read_file
-
-    with contextlib.suppress(
-        RuntimeError
-    ):  # broken, or torchvision was built without libjpeg: Pillow has the last word
-        data = read_file(os.fspath(path))
-        if data[-2:].tolist() == [0xFF, 0xD9]:
-            return decode_jpeg(data, ImageReadMode.RGB).permute(1, 2, 0).numpy()
-    return None
+def fit(pixels, resize: tuple[int, int], crop: tuple[int, int] | None = None) -> np.ndarray:
+    """Crop and resize a decoded photo, an RGB Image or (H, W, 3) uint8, as load_photo does."""
+    photo = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    if crop is not None:
+        photo = photo.crop(whole(crop_box(*photo.size, crop)))
+    return np.array(photo.resize(resize[::-1], Image.Resampling.BILINEAR))
 
 
-def fast_resize(pixels: np.ndarray, box, resize) -> np.ndarray:
-    """The box (left, top, right, bottom) of pixels (H, W, 3) uint8 at the size `resize`: Pillow's
-    filter, by PyTorch in less time.
+# ---------------------------------------------------------------------------- decoding
+def load_photo(path, resize: tuple[int, int], crop: tuple[int, int] | None = None) -> np.ndarray:
+    """Decode, turn upright, crop and resize (bilinear, anti-aliased) -> (H, W, 3) uint8.
+
+    `path` may be an open stream too. A large JPEG is decoded at the smallest of libjpeg's scales
+    that still holds `resize` pixels in the crop. Raises PhotoError if the photo cannot be read.
     """
-    import torch
-    from torch.nn.functional import interpolate
-
-    left, top, right, bottom = box
-    images = torch.from_numpy(pixels)[top:bottom, left:right].permute(2, 0, 1)[None]
-    images = images.contiguous(
-        memory_format=torch.channels_last
-    )  # a copy, for a way through PyTorch that takes half the time
-    return (
-        interpolate(images, tuple(resize), mode="bilinear", antialias=True)[0]
-        .permute(1, 2, 0)
-        .contiguous()
-        .numpy()
-    )
+    return fit(_decode(path, resize, crop), resize, crop)
 
 
-def upright_rgb(photo: Image.Image) -> Image.Image:
-    """The photo turned as its EXIF says and in RGB: 16-bit grey scaled down, transparency laid on
-    white.
-    """
-    if photo.mode in ("I;16", "I;16B", "I"):
-        photo = Image.fromarray(
-            (np.asarray(photo).astype(np.float64) / 257).clip(0, 255).astype(np.uint8)
-        )
-    with contextlib.suppress(
-        Exception
-    ):  # broken EXIF spoils no pixels: the photo stays as it is stored
-        photo = ImageOps.exif_transpose(photo)
-    if photo.mode in ("RGBA", "LA", "PA") or "transparency" in photo.info:
-        photo = photo.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo).convert("RGB")
-    return photo if photo.mode == "RGB" else photo.convert("RGB")
+def read_photo(path) -> np.ndarray:
+    """Decode a whole photo, upright -> (H, W, 3) uint8; PhotoError if it cannot be read."""
+    return np.array(_decode(path))
 
 
 def check_photo(path) -> PhotoError | None:
@@ -181,3 +85,170 @@ def check_photo(path) -> PhotoError | None:
         load_photo(path, (8, 8))
     except PhotoError as error:
         return error
+
+
+def _decode(path, resize=None, crop=None) -> Image.Image:
+    with open_photo(path) as photo:
+        try:
+            return _pixels(photo, resize, crop)
+        except Exception as error:  # decoders raise anything on hostile bytes
+            if isinstance(error, PhotoError):
+                raise PhotoError(path, error.reason) from None
+            if photo.format in JPEG and "truncated" in str(error):
+                with contextlib.suppress(Exception):
+                    if mended := _without_end_marker(path, resize, crop):
+                        return mended
+            raise PhotoError(path, _reason(error, "broken: its pixels cannot be decoded")) from None
+
+
+def _pixels(photo: Image.Image, resize, crop) -> Image.Image:
+    """The photo upright in RGB, decoded small where `resize` allows."""
+    if resize and photo.format in JPEG:
+        on_its_side = _orientation(photo) >= 5
+        width, height = photo.size[::-1] if on_its_side else photo.size
+        left, top, right, bottom = crop_box(width, height, crop)
+        shrink = min((right - left) / resize[1], (bottom - top) / resize[0])
+        if shrink >= 2:
+            photo.draft("RGB", (int(photo.width / shrink), int(photo.height / shrink)))
+    if photo.width * photo.height > MAX_PIXELS:
+        raise PhotoError("", f"more than {MAX_PIXELS // 1_000_000} million pixels")
+    photo.load()
+    return upright_rgb(photo)
+
+
+def _orientation(photo: Image.Image) -> int:
+    with contextlib.suppress(Exception):  # broken EXIF
+        return photo.getexif().get(ORIENTATION, 1)  # Pillow looks into XMP where EXIF has none
+    return 1
+
+
+def upright_rgb(photo: Image.Image) -> Image.Image:
+    """The photo turned as its EXIF or XMP says and in RGB, transparency laid on white."""
+    if photo.mode.startswith("I") or photo.mode == "F":
+        photo = _deep_grey(photo)
+    if _orientation(photo) != 1:
+        with contextlib.suppress(Exception):  # broken EXIF spoils no pixels
+            photo = ImageOps.exif_transpose(photo)
+    if photo.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in photo.info:
+        photo = photo.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo).convert("RGB")
+    return photo if photo.mode == "RGB" else photo.convert("RGB")
+
+
+def _deep_grey(photo: Image.Image) -> Image.Image:
+    grey = Image.fromarray(_eight_bits(np.asarray(photo)))
+    grey.info = {key: value for key, value in photo.info.items() if key == "exif"}
+    return grey
+
+
+def _eight_bits(values: np.ndarray) -> np.ndarray:
+    """Deep pixels as uint8. White is 65535, in floating point also 1 or 255, the least that holds."""
+    if values.dtype == np.uint8:
+        return values
+    whites = (1.0, 255.0, 65535.0) if values.dtype.kind == "f" else (65535.0,)
+    values = np.nan_to_num(values.astype(np.float64))
+    white = next((white for white in whites if values.max() <= white), values.max())
+    return (values / white * 255).clip(0, 255).astype(np.uint8)
+
+
+FILLER = bytes(range(1, 251))
+
+
+def _without_end_marker(path, resize, crop) -> Image.Image | None:
+    """A JPEG that lacks its last bytes but no pixel; None if pixels are missing.
+
+    Bytes put at its end change the photo only if the decoder still needs bytes.
+    """
+    data = _content(path).rstrip(b"\xff")
+    ends = (b"\xff\xd9", FILLER + b"\xff\xd9")
+    # whole: in a photo decoded small, what is missing of its details would not show
+    photo, other = (_pixels(Image.open(BytesIO(data + end)), None, None) for end in ends)
+    if photo.tobytes() != other.tobytes():
+        return None
+    _warn(path)
+    return _pixels(Image.open(BytesIO(data + ends[0])), resize, crop)
+
+
+@functools.lru_cache(maxsize=10_000)  # once for a photo
+def _warn(path) -> None:
+    print(f"warning: {path}: a JPEG without its end marker, no pixel is missing", file=sys.stderr)
+
+
+# ---------------------------------------------------------------------------- files and formats
+def open_photo(path) -> Image.Image:
+    """An opened, not yet decoded photo; PhotoError for what is no image or too large."""
+    try:
+        photo = _identify(path)
+    except PhotoError:
+        raise
+    except Exception as error:  # Pillow's readers raise anything on hostile bytes
+        reason = _reason(error, "not an image that Pillow can read")
+        if isinstance(error, UnidentifiedImageError) and not _content(path, 1):
+            reason = "an empty file"
+        raise PhotoError(path, reason) from None
+    # a JPEG may be decoded small, and is checked then
+    if photo.width * photo.height > MAX_PIXELS and photo.format not in JPEG:
+        photo.close()
+        raise PhotoError(path, f"more than {MAX_PIXELS // 1_000_000} million pixels")
+    return photo
+
+
+def _identify(path) -> Image.Image:
+    try:
+        return Image.open(path)  # reads the size, no pixels
+    except UnidentifiedImageError:
+        start = _content(path, 16)
+        if start[4:8] == b"ftyp" and start[8:12] in (
+            *(b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"),
+        ):
+            if not _reads_heic():
+                reason = "HEIC, for which pillow-heif is needed: pip install pillow-heif"
+                raise PhotoError(path, reason) from None
+            return Image.open(path)
+        if start[:4] in (b"II*\0", b"MM\0*"):
+            return _deep_tiff(path)
+        raise
+
+
+def _content(path, count: int = -1) -> bytes:
+    """The first bytes of a file, or of a stream, which is left at its beginning."""
+    if hasattr(path, "read"):
+        path.seek(0)
+        content = path.read(count)
+        path.seek(0)
+        return content
+    with open(path, "rb") as stream:
+        return stream.read(count)
+
+
+@functools.cache
+def _reads_heic() -> bool:
+    """Teach Pillow HEIC by pillow-heif or its reading half, pi-heif; False if neither is there."""
+    for package in ("pillow_heif", "pi_heif"):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(package).register_heif_opener()
+            return True
+    return False
+
+
+def _deep_tiff(path) -> Image.Image:
+    """A TIFF that Pillow cannot read, in colours of 16 bits or in floating point, by OpenCV."""
+    import cv2
+
+    pixels = cv2.imdecode(np.frombuffer(_content(path), np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None:
+        raise ValueError("not decoded")
+    pixels = _eight_bits(pixels)
+    if pixels.ndim == 3:
+        pixels = np.ascontiguousarray(pixels[..., [2, 1, 0, 3][: pixels.shape[-1]]])
+    return Image.fromarray(pixels)
+
+
+def _reason(error: Exception, otherwise: str) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "does not exist"
+    if isinstance(error, PermissionError):
+        return "may not be read (permissions)"
+    if isinstance(error, IsADirectoryError):
+        return "a folder"
+    return "truncated" if "truncated" in str(error) else otherwise

@@ -1,8 +1,6 @@
-"""What is wrong with a data folder: every finding a row of file, severity, finding, detail. Nothing is changed."""
+"""What is wrong with a data folder; nothing is changed."""
 
-import csv
 import hashlib
-import os
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -11,270 +9,274 @@ import numpy as np
 import pandas as pd
 
 from core.errors import UserError
-from core.files import read_csv
-from core.folders import IMAGE_EXTENSIONS
-from core.labels import GENDERS
-from core.photo import PhotoError, open_photo
+from core.files import atomic, read_csv
+from core.labels import GENDERS, MASK_OF_STEM, MAX_AGE
+from core.listing import (
+    NOT_A_FORMAT,
+    NOT_DESCENDED,
+    is_junk,
+    is_photo,
+    is_utf8,
+    listing,
+    readable,
+    scan,
+)
+from core.photo import ORIENTATION, PhotoError, load_photo, open_photo
 from core.processes import cores
-from dataset import EXTENSIONS, MASK_OF_STEM, MAX_AGE, images_folder, is_junk, parse_person
+from dataset import images_folder, list_of, parse_person
 
 NEAR = 4  # of 64 bits of the perceptual hash: photos that differ in fewer look the same
-
-
 COLUMNS = ("file", "severity", "finding", "detail")
 
 
-def audit(folder: Path, progress=lambda items, total: items) -> tuple[pd.DataFrame, dict]:
-    """All findings in a train or eval folder, and counts for the summary; `progress(photos, total)` wraps the iterator over photos.
+class Findings:
+    """Rows of file, severity, finding, detail.
 
     severity: "error" stops or spoils a training or an inference, "warning" is worth a look.
     """
+
+    def __init__(self):
+        self.rows = []
+
+    def error(self, file, finding: str, detail: str = "") -> None:
+        self.rows.append((readable(str(file)), "error", finding, detail))
+
+    def warning(self, file, finding: str, detail: str = "") -> None:
+        self.rows.append((readable(str(file)), "warning", finding, detail))
+
+    def frame(self) -> pd.DataFrame:
+        return pd.DataFrame(self.rows, columns=COLUMNS)
+
+
+def audit(folder: Path, progress=lambda items, total: items) -> tuple[pd.DataFrame, dict]:
+    """All findings in a train or eval folder as a frame, and counts for the summary.
+
+    `progress(photos, total)` wraps the iterator over photos. Raises UserError if there is no photo.
+    """
     images = images_folder(folder)
-    entries = sorted(os.scandir(images), key=lambda entry: entry.name)
-    findings = []
-
-    def add(file, severity, finding, detail=""):
-        findings.append((str(file), severity, finding, detail))
-
-    for entry in entries:
-        if is_junk(entry.name):
-            add(entry.path, "warning", "junk")
-    people = [Path(entry.path) for entry in entries if entry.is_dir() and not is_junk(entry.name)]
-    if people:
-        photos = [photo for person in people for photo in photos_of(person, add)]
-        check_people(folder, images, people, add)
+    findings = Findings()
+    entries = _without_junk(images, findings)
+    people = [images / entry.name for entry in entries if entry.is_dir()]
+    named = any(parse_person(readable(person.name)) for person in people)
+    if named or (people and not any(is_photo(entry.name) for entry in entries)):
+        photos = [photo for person in people for photo in photos_of(person, findings)]
+        check_people(folder, images, people, findings)
         for entry in entries:
-            if entry.is_file() and not is_junk(entry.name) and entry.name != "train.csv":
-                add(entry.path, "warning", "extra", "a file among the folders of people")
+            if entry.is_file() and entry.name != "train.csv":
+                findings.warning(entry.path, "extra", "a file among the folders of people")
     else:
-        photos = [
-            Path(entry.path)
-            for entry in entries
-            if Path(entry.name).suffix.lower() in IMAGE_EXTENSIONS and not is_junk(entry.name)
-        ]
-        check_list(folder, images, photos, add)
+        people = []
+        photos = _photos_among(entries, findings)
+        check_list(folder, images, photos, findings)
     if not photos:
         raise UserError(
-            f"{images}: holds no photos; give a train folder (folders of people) or an eval folder (photos)"
+            f"{images}: holds no photos; give a train folder (folders of people) or an eval folder"
         )
-
-    if len(photos) < 200:  # not worth the start of processes
-        facts = list(progress(map(look, photos), len(photos)))
-    else:
-        with ProcessPoolExecutor(cores()) as pool:
-            facts = list(progress(pool.map(look, photos, chunksize=16), len(photos)))
-    check_photos(facts, bool(people), add)
+    facts = list(progress(_look_at_all(photos), len(photos)))
+    check_photos(facts, findings)
+    check_duplicates([fact for fact in facts if "phash" in fact], bool(people), findings)
     of_person = Counter(Counter(photo.parent for photo in photos).values()) if people else {}
     sizes = Counter(fact["size"] for fact in facts if "size" in fact)
     counts = {"people": len(people), "photos": len(photos), "of_person": of_person, "sizes": sizes}
-    return pd.DataFrame(findings, columns=COLUMNS), counts
+    return findings.frame(), counts
 
 
 # ---------------------------------------------------------------------------- names and lists
-def photos_of(person: Path, add) -> list[Path]:
+def _without_junk(folder: Path, findings: Findings) -> list:
+    for name in sorted(entry.name for entry in scan(folder) if is_junk(entry.name)):
+        findings.warning(folder / name, "junk")
+    return listing(folder)
+
+
+def _photos_among(entries, findings: Findings) -> list[Path]:
+    photos = []
+    for entry in entries:
+        if entry.is_dir():
+            findings.warning(entry.path, "extra", NOT_DESCENDED)
+        elif is_photo(entry.name):
+            photos.append(Path(entry.path))
+        elif entry.name not in ("info.csv", "train.csv"):
+            findings.warning(entry.path, "extra", NOT_A_FORMAT)
+    return photos
+
+
+def photos_of(person: Path, findings: Findings) -> list[Path]:
     """The known photos of one person; what else is in the folder, and what is not, is a finding."""
     found = {}
     try:
-        entries = sorted(os.scandir(person), key=lambda entry: entry.name)
-    except OSError as error:
-        add(person, "error", "unreadable", error.strerror)
+        entries = _without_junk(person, findings)
+    except UserError as error:
+        findings.error(person, "unreadable", str(error))
         return []
     for entry in entries:
-        path = Path(entry.path)
-        if is_junk(entry.name):
-            add(path, "warning", "junk")
-        elif path.suffix.lower() not in EXTENSIONS or path.stem.lower() not in MASK_OF_STEM:
-            add(
-                path,
-                "warning",
-                "extra",
-                "not one of mask1..mask5, incorrect_mask, normal as jpg, jpeg or png",
-            )
-        elif path.stem.lower() in found:
-            add(path, "error", "twice", f"the same photo as {found[path.stem.lower()].name}")
+        path = person / entry.name
+        stem = path.stem.lower()
+        if entry.is_dir() or not is_photo(entry.name) or stem not in MASK_OF_STEM:
+            detail = "not a photo named mask1..mask5, incorrect_mask or normal"
+            findings.warning(path, "extra", detail)
+        elif stem in found:
+            findings.error(path, "twice", f"the same photo as {found[stem].name}")
         else:
-            found[path.stem.lower()] = path
+            found[stem] = path
     for stem in MASK_OF_STEM:
         if stem not in found:
-            add(
-                person / stem,
-                "warning",
-                "missing",
-                f"{len(found)} of {len(MASK_OF_STEM)} photos are there",
-            )
+            detail = f"{len(found)} of {len(MASK_OF_STEM)} photos are there"
+            findings.warning(person / stem, "missing", detail)
     return list(found.values())
 
 
-def check_people(folder: Path, images: Path, people: list[Path], add) -> None:
+def check_people(folder: Path, images: Path, people: list[Path], findings: Findings) -> None:
     """Folder names, train.csv, and the two against each other."""
-    named = {person.name: parse_person(person.name) for person in people}
+    named = {readable(person.name): parse_person(readable(person.name)) for person in people}
     ids = Counter(fields["id"] for fields in named.values() if fields)
-    for name, fields in named.items():
+    for person, (name, fields) in zip(people, named.items(), strict=False):
+        if not is_utf8(person.name):
+            findings.error(images / name, "name", "not UTF-8; convert it with convmv")
         if not fields:
-            add(
-                images / name,
-                "error",
-                "name",
-                f"not <id>_<male or female>_<race>_<age up to {MAX_AGE}>",
-            )
+            detail = f"not <id>_<male or female>_<race>_<age up to {MAX_AGE}>"
+            findings.error(images / name, "name", detail)
         elif ids[fields["id"]] > 1:
-            add(
-                images / name,
-                "warning",
-                "shared id",
-                f"{ids[fields['id']]} people are {fields['id']}; corrections must name the folder",
+            detail = f"{ids[fields['id']]} people are {fields['id']}"
+            findings.warning(
+                images / name, "shared id", f"{detail}; corrections must name the folder"
             )
         elif not 10 <= fields["age"] <= 90:
-            add(images / name, "warning", "age", f"{fields['age']} years is rare")
-    table = next(
-        (path for path in (images.parent / "train.csv", images / "train.csv") if path.is_file()),
-        None,
-    )
+            findings.warning(images / name, "age", f"{fields['age']} years is rare")
+    table = list_of(folder, "train.csv")
     if table is None:
-        add(folder / "train.csv", "warning", "missing", "labels are read from the folders' names")
+        detail = "labels are read from the folders' names"
+        findings.warning(folder / "train.csv", "missing", detail)
         return
     try:
         rows = read_csv(table, ["id", "gender", "race", "age", "path"])
     except UserError as error:
-        add(table, "error", "csv", str(error))
+        findings.error(table, "csv", str(error))
         return
+    rows["path"] = rows["path"].map(readable)
     for number, row in enumerate(rows.to_dict("records"), start=2):
-        where, fields = images / row["path"], named.get(row["path"])
-        if row["gender"].lower() not in GENDERS:
-            add(where, "error", "gender", f"{table.name}, row {number}: {row['gender']!r}")
-        if not row["age"].isdecimal() or int(row["age"]) > MAX_AGE:
-            add(where, "error", "age", f"{table.name}, row {number}: {row['age']!r}")
-        if row["path"] not in named:
-            add(
-                where,
-                "error",
-                "missing",
-                f"{table.name}, row {number} names a folder that is not there",
-            )
-        elif fields and (fields["id"], GENDERS[fields["gender"]], str(fields["age"])) != (
-            row["id"],
-            row["gender"].lower(),
-            row["age"],
-        ):
-            add(
-                where,
-                "error",
-                "disagreement",
-                f"{table.name}, row {number} says {row['id']}, {row['gender']}, {row['age']}",
-            )
+        check_row(row, named, images, f"{table.name}, row {number}", findings)
     for path in rows["path"][rows["path"].duplicated()].unique():
-        add(images / path, "error", "twice", f"in {table.name}")
+        findings.error(images / path, "twice", f"in {table.name}")
     for name in sorted(set(named) - set(rows["path"])):
-        add(images / name, "error", "extra", f"not in {table.name}")
+        findings.error(images / name, "extra", f"not in {table.name}")
 
 
-def check_list(folder: Path, images: Path, photos: list[Path], add) -> None:
+def check_row(row: dict, named: dict, images: Path, where: str, findings: Findings) -> None:
+    """One row of train.csv against the folder that it names."""
+    person, fields = images / row["path"], named.get(row["path"])
+    if row["gender"].lower() not in GENDERS:
+        findings.error(person, "gender", f"{where}: {row['gender']!r}")
+    if not row["age"].isdecimal() or int(row["age"]) > MAX_AGE:
+        findings.error(person, "age", f"{where}: {row['age']!r}")
+    if row["path"] not in named:
+        findings.error(person, "missing", f"{where} names a folder that is not there")
+    elif fields:
+        by_name = (fields["id"], GENDERS[fields["gender"]], str(fields["age"]))
+        by_row = (readable(row["id"]), row["gender"].lower(), row["age"])
+        if by_name != by_row:
+            findings.error(person, "disagreement", f"{where} says {', '.join(by_row)}")
+
+
+def check_list(folder: Path, images: Path, photos: list[Path], findings: Findings) -> None:
     """info.csv of an eval folder against its photos."""
-    table = next(
-        (path for path in (folder / "info.csv", images.parent / "info.csv") if path.is_file()), None
-    )
+    table = list_of(folder, "info.csv")
     if table is None:
         return
     try:
         ids = read_csv(table, ["ImageID"])["ImageID"]
     except UserError as error:
-        add(table, "error", "csv", str(error))
+        findings.error(table, "csv", str(error))
         return
-    there = {photo.name for photo in photos}
-    for name in sorted(set(ids) - there):
-        add(images / name[:200], "error", "missing", f"in {table.name}, not in the folder")
-    for name in sorted(there - set(ids)):
-        add(images / name, "warning", "extra", f"not in {table.name}: it will not be answered")
+    listed = set(map(readable, ids))
+    there = {readable(photo.name) for photo in photos}
+    for name in sorted(listed - there):
+        if not (images / name[:200]).is_file():  # in a subfolder
+            findings.error(images / name[:200], "missing", f"in {table.name}, not in the folder")
+    for name in sorted(there - listed):
+        findings.warning(images / name, "extra", f"not in {table.name}: it is not predicted")
     for name in ids[ids.duplicated()].unique():
-        add(images / name, "error", "twice", f"in {table.name}")
+        findings.error(images / name, "twice", f"in {table.name}")
 
 
 # ---------------------------------------------------------------------------- photos
+def _look_at_all(photos: list[Path]):
+    if len(photos) < 200:  # not worth the start of processes
+        yield from map(look, photos)
+        return
+    with ProcessPoolExecutor(cores()) as pool:
+        yield from pool.map(look, photos, chunksize=16)
+
+
 def look(path: Path) -> dict:
-    """Facts of one photo: size, mode, orientation, digest of its bytes, perceptual hash; or why it cannot be read."""
+    """Facts of one photo, or why it cannot be read.
+
+    size, mode and orientation as stored, digest of its bytes, perceptual hash of it upright.
+    """
     import imagehash
+    from PIL import Image
 
     fact = {"path": path}
     try:
         with open_photo(path) as photo:
-            fact |= {
-                "size": photo.size,
-                "mode": photo.mode,
-                "format": photo.format,
-                "orientation": photo.getexif().get(0x0112, 1),
-            }
-            photo.draft("RGB", (128, 128))  # a JPEG is read to its end at the smallest scale
-            small = photo.convert("L")
-        bits = imagehash.phash(small).hash.ravel()
-        return fact | {
-            "digest": hashlib.sha256(path.read_bytes()).hexdigest(),
-            "phash": int(np.packbits(bits).view(">u8")[0]),
-        }
+            fact |= {"size": photo.size, "mode": photo.mode, "orientation": 1}
+            try:
+                fact["orientation"] = photo.getexif().get(ORIENTATION, 1)
+            except Exception:  # broken EXIF, which spoils no pixels
+                fact["mode"] += ", broken EXIF"
+        small = Image.fromarray(load_photo(path, (64, 64)))
     except PhotoError as error:
         return fact | {"error": error.reason}
-    except Exception as error:  # decoders raise anything on broken bytes
-        return fact | {
-            "error": "truncated"
-            if "truncated" in str(error)
-            else "broken: its pixels cannot be decoded"
-        }
+    bits = imagehash.phash(small).hash.ravel()
+    return fact | {
+        "digest": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "phash": int(np.packbits(bits).view(">u8")[0]),
+    }
 
 
-def check_photos(facts: list[dict], of_people: bool, add) -> None:
-    """Findings on photos by themselves, and on photos that are alike."""
+def check_photos(facts: list[dict], findings: Findings) -> None:
+    """Findings on photos by themselves."""
     sizes = Counter(fact["size"] for fact in facts if "size" in fact)
-    usual = sizes.most_common(1)[0][0] if sizes else None
+    width, height = sizes.most_common(1)[0][0] if sizes else (0, 0)
     for fact in facts:
+        path = fact["path"]
         if "error" in fact:
-            add(fact["path"], "error", "unreadable", fact["error"])
+            findings.error(path, "unreadable", fact["error"])
             continue
-        if fact["size"] != usual:
-            add(
-                fact["path"],
-                "warning",
-                "size",
-                f"{fact['size'][0]} x {fact['size'][1]}, others {usual[0]} x {usual[1]}",
-            )
+        if fact["size"] != (width, height):
+            detail = f"{fact['size'][0]} x {fact['size'][1]}, others {width} x {height}"
+            findings.warning(path, "size", detail)
         if fact["orientation"] != 1:
-            add(
-                fact["path"],
-                "warning",
-                "rotated",
-                f"EXIF orientation {fact['orientation']}; it is turned upright when it is read",
-            )
+            detail = f"orientation {fact['orientation']}; it is turned upright when it is read"
+            findings.warning(path, "rotated", detail)
         if fact["mode"] != "RGB":
-            add(
-                fact["path"],
-                "warning",
-                "mode",
-                f"{fact['mode']}; it is converted to RGB when it is read",
-            )
-    good = [fact for fact in facts if "phash" in fact]
+            detail = f"{fact['mode']}; it is converted to RGB when it is read"
+            findings.warning(path, "mode", detail)
+
+
+def check_duplicates(facts: list[dict], of_people: bool, findings: Findings) -> None:
+    """Findings on photos that are alike."""
     by_digest = {}
-    for fact in good:
-        first = by_digest.setdefault(fact["digest"], fact["path"])
-        if first is not fact["path"]:
-            other = of_people and first.parent != fact["path"].parent
-            add(
-                fact["path"],
-                "error" if other else "warning",
-                "duplicate",
-                f"the same bytes as {first}",
-            )
-    if of_people:
-        owner = pd.factorize(np.array([str(fact["path"].parent) for fact in good], object))[0]
-        for a, b, bits in alike(np.array([fact["phash"] for fact in good], np.uint64), owner):
-            if good[a]["digest"] != good[b]["digest"]:
-                add(
-                    good[b]["path"],
-                    "warning",
-                    "near-duplicate",
-                    f"{bits} of 64 bits from {good[a]['path']}, of another person",
-                )
+    for fact in facts:
+        path = fact["path"]
+        first = by_digest.setdefault(fact["digest"], path)
+        if first is not path:
+            of_another = of_people and first.parent != path.parent
+            add = findings.error if of_another else findings.warning
+            add(path, "duplicate", f"the same bytes as {first}")
+    if not of_people:
+        return
+    owner = pd.factorize(np.array([str(fact["path"].parent) for fact in facts], object))[0]
+    for a, b, bits in alike(np.array([fact["phash"] for fact in facts], np.uint64), owner):
+        if facts[a]["digest"] != facts[b]["digest"]:
+            detail = f"{bits} of 64 bits from {facts[a]['path']}, of another person"
+            findings.warning(facts[b]["path"], "near-duplicate", detail)
 
 
 def alike(hashes: np.ndarray, owner: np.ndarray) -> list[tuple[int, int, int]]:
-    """(first, second, bits that differ) for all pairs of different owners whose hashes (N,) uint64 differ in at most NEAR bits."""
+    """(first, second, bits that differ) of pairs of different owners within NEAR bits.
+
+    hashes: (N,) uint64.
+    """
     pairs = []
     for first in range(len(hashes) - 1):
         bits = np.bitwise_count(hashes[first + 1 :] ^ hashes[first])
@@ -284,7 +286,6 @@ def alike(hashes: np.ndarray, owner: np.ndarray) -> list[tuple[int, int, int]]:
 
 
 def write_findings(findings: pd.DataFrame, path: Path) -> None:
-    from core.files import atomic
-
+    """Write audit.csv, atomically."""
     with atomic(path) as temporary:
-        findings.to_csv(temporary, index=False, quoting=csv.QUOTE_MINIMAL)
+        findings.to_csv(temporary, index=False)

@@ -16,9 +16,9 @@ from core.errors import UserError
 from core.faces import CROP_MARGIN, FaceDetector, best_face, portrait
 from core.files import atomic, read_json, write_json
 from core.folders import DRAWN_MARK, IMAGE_EXTENSIONS, is_drawn
+from core.listing import is_junk
 from core.photo import PhotoError, crop_box, open_photo, upright_rgb
 from core.processes import cores
-from dataset import is_junk
 
 OWN = {
     "job.json",

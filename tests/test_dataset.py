@@ -1,3 +1,5 @@
+import os
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from core.errors import UserError
 from core.photo import PhotoError, load_photo
 from dataset import EpochSampler, Photos
 from training.augmentation import augmentation
+from training.split import read_split, sampling_weights, split_people, thin, write_split
 
 ADA, BEA, CID = "001_female_Asian_25", "002-1_male_East Asian_60", "a_b-c_male_Asian_30"
 
@@ -143,7 +146,6 @@ def test_extensions_in_any_case_fewer_photos_and_junk(people):
         "Thumbs.db",
         "notes.txt",
         "mask6.jpg",
-        "normal.gif",
     )
     root = people([ADA], files=files)
     (root / "images" / ".hidden").mkdir()
@@ -220,12 +222,137 @@ def test_a_csv_that_is_none_is_told_in_one_line(people, text, told):
     assert told in one_line(error)
 
 
-def test_a_csv_in_another_encoding_is_told_in_one_line(people):
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "cp949", "utf-16"])
+@pytest.mark.parametrize("separator", [",", "\t"])
+def test_csvs_as_excel_saves_them_are_read_and_the_encoding_said(
+    people, capsys, encoding, separator
+):
+    person = "김_female_동양인_25"
+    root = people([person])
+    text = f"id,gender,race,age,path\n김,female,동양인,25,{person}\n"
+    (root / "train.csv").write_text(text.replace(",", separator), encoding=encoding)
+    assert set(dataset.read_train(root)["race"]) == {"동양인"}
+    assert ("read as" in capsys.readouterr().out) == (encoding != "utf-8-sig")
+
+
+def test_a_csv_in_no_known_encoding_or_with_short_rows_is_told_in_one_line(people):
     root = people([ADA])
-    (root / "train.csv").write_bytes(b"id,gender,race,age,path\n\xff\xfe\xe9\n")
-    with pytest.raises(UserError) as error:
+    for content in (b"id,gender,race,age,path\n\xff\xfe\xe9\n", "김,male\n".encode("cp949")):
+        (root / "train.csv").write_bytes(b"id,gender,race,age,path\n" + content)
+        with pytest.raises(UserError) as error:
+            dataset.read_train(root)
+        assert "train.csv" in one_line(error)
+
+
+# ---------------------------------------------------------------------------- names
+
+
+def nfd(name):
+    return unicodedata.normalize("NFD", name)
+
+
+def test_korean_names_match_composed_or_decomposed(people, tmp_path):
+    """macOS decomposes letters in file names; lists are typed composed, or the other way round."""
+    person, other = "가나_male_Asian_30", "다라_female_Asian_60"
+    rows = [f"가나,male,Asian,30,{person}", f"{nfd('다라')},female,Asian,60,{nfd(other)}"]
+    root = people([nfd(person), other], csv=rows)
+    (tmp_path / "c.csv").write_text(
+        f"person,field,value\n{nfd(person)},gender,female\n가나,age,40\n"
+    )
+    frame = dataset.read_train(root, tmp_path / "c.csv")
+    assert set(frame["person"]) == {person, other} and set(frame["age"]) == {40, 60}
+    assert all(Path(path).is_file() for path in frame["path"])
+    (tmp_path / "split.csv").write_text(f"person,fold\n{nfd(person)},0\n{nfd(other)},-1\n")
+    assert read_split(tmp_path / "split.csv", frame)["person"].tolist() == [person, other]
+
+
+def test_names_in_bytes_that_are_not_utf_8_are_refused_before_training(people):
+    root = people([ADA])
+    (root / "images" / ADA).rename(
+        root / "images" / os.fsdecode("김_female_Asian_25".encode("cp949"))
+    )
+    with pytest.raises(UserError, match=r"김_female_Asian_25.*not UTF-8.*convmv"):
         dataset.read_train(root)
-    one_line(error)
+
+
+NAMES = [
+    "사진.jpg",
+    nfd("얼굴.jpg"),
+    "김.jpg",
+    " space.jpg",
+    "-minus.jpg",
+    "하위/b.jpg",
+    "link.jpg",
+]
+
+
+def test_listed_photos_are_found_whatever_their_names_are_made_of(tmp_path, capsys):
+    images = tmp_path / "eval" / "images"
+    (images / nfd("하위")).mkdir(parents=True)
+    (tmp_path / "far.jpg").touch()
+    (images / "link.jpg").symlink_to(tmp_path / "far.jpg")
+    cp949 = os.fsdecode("김.jpg".encode("cp949"))
+    stored = [nfd("사진.jpg"), "얼굴.jpg", cp949, " space.jpg", "-minus.jpg", nfd("하위/b.jpg")]
+    for name in [*stored, "other.webp"]:
+        (images / name).touch()
+    list_of = "\n".join(["ImageID,ans", *(f"{name},0" for name in NAMES)])
+    (tmp_path / "eval" / "info.csv").write_text(list_of)
+    frame = dataset.read_eval(tmp_path / "eval")
+    assert frame["ImageID"].tolist() == [name.strip() for name in NAMES]
+    assert [str(images / name) for name in [*stored, "link.jpg"]] == frame["path"].tolist()
+    said = capsys.readouterr().out
+    assert "1 photos that info.csv does not list (first other.webp)" in said
+
+    (tmp_path / "eval" / "info.csv").unlink()
+    every = dataset.read_eval(tmp_path / "eval", recursive=True)
+    assert {"김.jpg", "link.jpg", "other.webp", nfd("하위/b.jpg")} < set(every["ImageID"])
+    assert len(every) == 8
+
+
+# ---------------------------------------------------------------------------- what is left out
+
+
+def test_what_is_left_out_of_a_train_folder_is_counted_in_one_warning(people, capsys):
+    files = ("mask1.HEIC", "mask2.webp", "mask3.avif", "mask4.jfif", "normal.txt", "selfie.jpg")
+    root = people([ADA, BEA], files=files)
+    people(["9_male_Asian_20"], files=())
+    (root / "images" / "readme.txt").touch()
+    (root / "images" / ADA / "more").mkdir()
+    (root / "images" / ADA / "more" / "incorrect_mask.png").touch()
+    assert len(dataset.read_train(root)) == 8
+    warning = capsys.readouterr().out
+    assert warning.count("\n") == 1
+    for part in (
+        "2 files that are not photos by their names (first ",
+        "2 photos of other names",
+        "1 subfolders (read with --recursive)",
+        "1 people without photos (first 9_male_Asian_20)",
+        "1 files outside the folders of people (first readme.txt)",
+    ):
+        assert part in warning
+    assert "incorrect_mask" in set(dataset.read_train(root, recursive=True)["photo"])
+
+
+def test_recursive_finds_people_in_folders_of_folders(people, tmp_path):
+    people([ADA], root=tmp_path / "train" / "images" / "1st")
+    people([BEA], root=tmp_path / "train" / "images" / "2nd")
+    with pytest.raises(UserError, match="--recursive"):
+        dataset.read_train(tmp_path / "train")
+    frame = dataset.read_train(tmp_path / "train", recursive=True)
+    assert set(frame["person"]) == {ADA, BEA} and len(frame) == 14
+    people([ADA], root=tmp_path / "train" / "images" / "2nd")
+    with pytest.raises(UserError, match="the same person"):
+        dataset.read_train(tmp_path / "train", recursive=True)
+
+
+def test_a_folder_that_may_not_be_read_is_told(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("core.listing.os.scandir", refuse)
+    for read in (dataset.read_train, dataset.read_eval):
+        with pytest.raises(UserError, match=r"cannot be read \(Permission denied\)"):
+            read(tmp_path)
 
 
 def test_folders_without_people_or_photos_are_told(people, tmp_path):
@@ -283,9 +410,25 @@ def test_the_photo_column_may_be_left_out(corrected):
     assert corrected("001,gender,male").loc[(ADA, "mask1"), "gender"] == 0
 
 
+def test_drop_rows_leave_out_people_and_photos(corrected, capsys):
+    frame = corrected("001,drop,yes,", f"{BEA},drop,,normal", f"{BEA},age,20,")
+    assert ADA not in frame.index
+    assert len(frame.loc[BEA]) == 6 and set(frame.loc[BEA, "age"]) == {20}
+    assert "leave out 8 photos, all those of 1 people" in capsys.readouterr().out
+    assert len(corrected("001,drop", head="person,field,value")) == 21
+
+
 @pytest.mark.parametrize(
     ("rows", "told"),
     [
+        (["001,drop,no,"], "row 2: drop cannot be 'no'; it is yes"),
+        (
+            [
+                f"{who},drop,yes,"
+                for who in (ADA, BEA, "003397_male_Asian_20", "003397_female_Asian_60")
+            ],
+            "its drop rows leave no photo",
+        ),
         (["001,colour,red,"], "row 2: field 'colour' is unknown"),
         (["001,gender,man,"], "row 2: gender cannot be 'man'"),
         (["001,age,old,"], "row 2: age cannot be 'old'"),
@@ -332,7 +475,7 @@ AGES = st.lists(st.integers(18, 70), min_size=10, max_size=60)
 @given(AGES, st.integers(0, 99), st.sampled_from([0.1, 0.2, 0.5]))
 def test_split_never_shares_a_person(ages, seed, ratio):
     frame = make_frame(ages)
-    split = dataset.split_people(frame, seed, val_ratio=ratio)
+    split = split_people(frame, seed, val_ratio=ratio)
     assert sorted(split["person"]) == sorted(set(frame["person"]))
     assert (split["fold"] == 0).sum() == round(len(ages) * ratio)
     assert set(split["fold"]) == {-1, 0}
@@ -340,7 +483,7 @@ def test_split_never_shares_a_person(ages, seed, ratio):
 
 @given(AGES, st.integers(0, 99), st.sampled_from([2, 3, 5]))
 def test_folds_hold_out_everybody_once(ages, seed, folds):
-    split = dataset.split_people(make_frame(ages), seed, folds=folds)
+    split = split_people(make_frame(ages), seed, folds=folds)
     assert sorted(split["person"]) == sorted(set(make_frame(ages)["person"]))
     sizes = split["fold"].value_counts()
     assert sorted(sizes.index) == list(range(folds))
@@ -352,8 +495,7 @@ def test_split_is_independent_of_row_order(ages, random, folds):
     order = list(range(len(frame)))
     random.shuffle(order)
     pd.testing.assert_frame_equal(
-        dataset.split_people(frame, 5, folds=folds),
-        dataset.split_people(frame.iloc[order], 5, folds=folds),
+        split_people(frame, 5, folds=folds), split_people(frame.iloc[order], 5, folds=folds)
     )
 
 
@@ -371,7 +513,7 @@ def make_frame(ages) -> pd.DataFrame:
 @pytest.mark.parametrize("folds", [None, 5])
 def test_split_is_stratified_by_gender_and_age_band(folds):
     frame = make_frame([20] * 50 + [45] * 30 + [60] * 20)
-    held_out = dataset.split_people(frame, 1, folds=folds).query("fold == 0")["person"]
+    held_out = split_people(frame, 1, folds=folds).query("fold == 0")["person"]
     people = frame.drop_duplicates("person").set_index("person").loc[held_out]
     counts = people.groupby(["gender", labels.age_band(people["age"])]).size()
     assert counts.tolist() == [5, 3, 2, 5, 3, 2]
@@ -379,20 +521,17 @@ def test_split_is_stratified_by_gender_and_age_band(folds):
 
 def test_split_depends_on_the_seed():
     frame = make_frame([20, 45, 60] * 10)
-    assert not dataset.split_people(frame, 1).equals(dataset.split_people(frame, 2))
+    assert not split_people(frame, 1).equals(split_people(frame, 2))
 
 
 def test_val_ratio_0_trains_on_everybody():
-    assert set(dataset.split_people(make_frame([20, 60]), 1, val_ratio=0)["fold"]) == {-1}
+    assert set(split_people(make_frame([20, 60]), 1, val_ratio=0)["fold"]) == {-1}
 
 
 @pytest.mark.parametrize("ages", [[20, 60], [20, 30, 60], [20, 40, 60, 61], [20] * 5])
 def test_tiny_sets_are_split_too(ages):
-    assert sorted(dataset.split_people(make_frame(ages), 1, val_ratio=0.5)["fold"].unique()) == [
-        -1,
-        0,
-    ]
-    assert set(dataset.split_people(make_frame(ages), 1, folds=2)["fold"]) == {0, 1}
+    assert sorted(split_people(make_frame(ages), 1, val_ratio=0.5)["fold"].unique()) == [-1, 0]
+    assert set(split_people(make_frame(ages), 1, folds=2)["fold"]) == {0, 1}
 
 
 @pytest.mark.parametrize(
@@ -401,23 +540,23 @@ def test_tiny_sets_are_split_too(ages):
 )
 def test_an_empty_part_is_an_error(people, more):
     with pytest.raises(UserError) as error:
-        dataset.split_people(make_frame([20] * people), 1, **more)
+        split_people(make_frame([20] * people), 1, **more)
     one_line(error)
 
 
 def test_a_split_is_read_back_as_written(tmp_path):
     frame = make_frame([20, 45, 60] * 4)
-    split = dataset.split_people(frame, 3, folds=3)
-    dataset.write_split(split, tmp_path / "split.csv")
-    pd.testing.assert_frame_equal(dataset.read_split(tmp_path / "split.csv", frame), split)
+    split = split_people(frame, 3, folds=3)
+    write_split(split, tmp_path / "split.csv")
+    pd.testing.assert_frame_equal(read_split(tmp_path / "split.csv", frame), split)
     part = frame[frame["person"] > "005"]
-    assert set(dataset.read_split(tmp_path / "split.csv", part)["person"]) == set(part["person"])
+    assert set(read_split(tmp_path / "split.csv", part)["person"]) == set(part["person"])
 
 
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("person,fold\n000,0\n", "does not know 1 people of this data set, first '001'"),
+        ("person,fold\n000,0\n", "lacks 1 people of this data set, first '001'"),
         ("person,fold\n000,0\n001,x\n", "not a split"),
         ("person,fold\n000,0\n000,1\n001,1\n", "not a split"),
         ("person\n000\n", "no column 'fold'"),
@@ -426,7 +565,7 @@ def test_a_split_is_read_back_as_written(tmp_path):
 def test_a_split_that_does_not_fit_is_told_in_one_line(tmp_path, text, told):
     (tmp_path / "split.csv").write_text(text)
     with pytest.raises(UserError) as error:
-        dataset.read_split(tmp_path / "split.csv", make_frame([20, 30]))
+        read_split(tmp_path / "split.csv", make_frame([20, 30]))
     assert told in one_line(error)
 
 
@@ -469,19 +608,18 @@ def test_without_info_csv_every_image_is_asked_by_name(asked):
     [
         ("../../secret.jpg", "is not a file name inside"),
         ("{tmp}/secret.jpg", "is not a file name inside"),
-        ("link.jpg", "is not a file name inside"),
+        ("sub/../../../secret.jpg", "is not a file name inside"),
         ("", "is not a file name inside"),
-        ("x" * 300, "is not a file name inside"),
+        ("x" * 300, "does not exist"),
         ("가" * 200, "row 3"),
         ("d.jpg", "does not exist"),
-        (".", "does not exist"),
-        ("b.jpg", "stands twice"),
+        (".", "is not a file name inside"),
+        ("b.jpg", "appears twice"),
         ("loop.jpg", "row 3"),
     ],
 )
 def test_image_ids_that_cannot_be_served_are_told_with_their_row(asked, tmp_path, name, told):
     folder = asked("b.jpg", name.format(tmp=tmp_path))
-    (folder / "images" / "link.jpg").symlink_to(tmp_path / "secret.jpg")
     (folder / "images" / "loop.jpg").symlink_to("loop.jpg")
     with pytest.raises(UserError) as error:
         dataset.read_eval(folder)
@@ -496,7 +634,7 @@ def test_nothing_to_answer_is_told(asked, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError) as error:
         dataset.read_eval(tmp_path / "empty")
-    assert "no images" in one_line(error)
+    assert "holds no photos" in one_line(error)
 
 
 # ---------------------------------------------------------------------------- sampling
@@ -504,22 +642,22 @@ def test_nothing_to_answer_is_told(asked, tmp_path):
 
 def test_thin_keeps_every_rare_photo(frame):
     whole = frame([20, 40, 60])
-    thinned = dataset.thin(whole, 2, seed=1)
+    thinned = thin(whole, 2, seed=1)
     assert (
         thinned.groupby(["person", "mask"]).size().unstack().to_numpy().tolist() == [[2, 1, 1]] * 3
     )
-    assert dataset.thin(whole, None, 1).equals(whole)
-    assert dataset.thin(whole, 9, 1).equals(whole)
-    assert not dataset.thin(whole, 2, 2)["photo"].equals(thinned["photo"])
+    assert thin(whole, None, 1).equals(whole)
+    assert thin(whole, 9, 1).equals(whole)
+    assert not thin(whole, 2, 2)["photo"].equals(thinned["photo"])
     whole.loc[whole["photo"].isin(["mask4", "mask5"]), "mask"] = 1  # put right by corrections
-    assert (dataset.thin(whole, 1, 1)["mask"] == 1).sum() == 9
+    assert (thin(whole, 1, 1)["mask"] == 1).sum() == 9
 
 
 def test_sampling_weights_share_out_the_classes():
     labels = np.repeat([0, 6, 12], [16, 4, 1])
-    assert dataset.sampling_weights(labels, "shuffle") is None
+    assert sampling_weights(labels, "shuffle") is None
     for policy, shares in (("balanced", [1, 1, 1]), ("weighted", [4, 2, 1])):
-        weights = dataset.sampling_weights(labels, policy)
+        weights = sampling_weights(labels, policy)
         assert np.bincount(labels, weights)[[0, 6, 12]] == pytest.approx(
             np.array(shares) / sum(shares)
         )

@@ -10,13 +10,14 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-import dataset
+from core.corrections import apply_corrections
 from core.errors import UserError
 from core.files import read_json
 from model import MaskClassifier
 from prediction import submission
 from prediction.model_file import load_model, save_model
 from training import checkpoint
+from training.split import read_split
 
 ANY = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -145,6 +146,6 @@ def test_text_for_every_csv_and_json(tmp_path, head, text):
         }
     )
     told(submission.read_submission, path)
-    told(lambda path: dataset.apply_corrections(people, path), path)
-    told(lambda path: dataset.read_split(path, people), path)
+    told(lambda path: apply_corrections(people, path), path)
+    told(lambda path: read_split(path, people), path)
     told(read_json, path)

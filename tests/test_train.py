@@ -19,7 +19,7 @@ import dataset
 import inference
 import train
 from core.errors import UserError
-from core.folders import ROOT
+from core.folders import IMAGE_EXTENSIONS, ROOT
 from prediction import submission, tables
 from training import settings, step
 
@@ -321,7 +321,7 @@ def truncate(folder):
 
 def spoil_all(folder):
     for photo in folder.rglob("*.*"):
-        if photo.suffix.lower() in dataset.EXTENSIONS:
+        if photo.suffix.lower() in IMAGE_EXTENSIONS:
             photo.write_bytes(b"no photo")
 
 

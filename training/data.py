@@ -12,6 +12,7 @@ from core.folders import data_folder
 from core.labels import CLASSES
 from core.processes import RANK
 from core.progress import progress, say
+from training.split import read_split, sampling_weights, split_people, thin
 
 
 def read_data(args):
@@ -20,9 +21,9 @@ def read_data(args):
     args.data_dir = str(source)
     frame = dataset.read_train(source, args.corrections)
     if args.split:
-        split = dataset.read_split(Path(args.split), frame)
+        split = read_split(Path(args.split), frame)
     else:
-        split = dataset.split_people(frame, args.seed, args.folds, args.val_ratio)
+        split = split_people(frame, args.seed, args.folds, args.val_ratio)
     say(f"data: {len(frame):,} photos of {frame['person'].nunique():,} people in {source} ({why})")
     if args.check_photos == "yes" and RANK == 0:
         bad = dataset.check_photos(
@@ -47,10 +48,8 @@ def part(frame, split, fold, args):
     train, val = frame[~held_out], frame[held_out].reset_index(drop=True)
     if args.drop_ages:
         train = train[~train["age"].between(*args.drop_ages)]
-    train = dataset.thin(train.reset_index(drop=True), args.thin, args.seed)
-    weights = (
-        None if train.empty else dataset.sampling_weights(train["label"].to_numpy(), args.sampling)
-    )
+    train = thin(train.reset_index(drop=True), args.thin, args.seed)
+    weights = None if train.empty else sampling_weights(train["label"].to_numpy(), args.sampling)
     if args.thin or args.drop_ages or weights is not None:
         say(
             f"photos in an epoch, of all:      {tally(frame[~held_out]['label'])}\n"

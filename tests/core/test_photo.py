@@ -1,18 +1,22 @@
+import hashlib
 import io
 import pickle
+import subprocess
 import sys
 import warnings
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
-from core import photo
+from core import listing, photo
 from core.errors import UserError
-from core.photo import PhotoError, crop_box, fast_jpeg, load_photo
+from core.folders import ROOT
+from core.photo import PhotoError, crop_box, load_photo
 from prediction import tta
 from training import augmentation
 
@@ -36,40 +40,113 @@ def saved(tmp_path, photo, name="photo.png", **more):
 # ---------------------------------------------------------------------------- kinds of files
 
 
+def flat(photo, tmp_path, name, **more):
+    """The colour that a photo of one colour is read as, at a small size."""
+    pixels = load_photo(saved(tmp_path, photo, name, **more), (4, 3))
+    assert (pixels.shape, pixels.dtype) == ((4, 3, 3), np.uint8)
+    assert np.ptp(pixels.reshape(-1, 3), axis=0).max() <= 2
+    return pixels[0, 0].astype(int)
+
+
 @pytest.mark.parametrize(
-    ("size", "crop"),
-    [(SIZE, None), ((256, 192), (448, 336)), ((700, 500), (320, 256)), ((300, 301), (333, 257))],
+    ("name", "format"),
+    [
+        *(("a.jfif", "JPEG"), ("a.webp", "WEBP"), ("a.avif", "AVIF"), ("a.jp2", "JPEG2000")),
+        *(("phone.heic", "HEIF"), ("renamed.jpg", "HEIF"), ("camera.jpg", "MPO"), ("a.gif", "GIF")),
+        *(("a.bmp", "BMP"), ("a.tif", "TIFF"), ("a.tga", "TGA"), ("a.ppm", "PPM")),
+    ],
 )
-@pytest.mark.parametrize("extension", ["jpg", "png"])
-def test_photos_are_the_same_with_and_without_pytorch(
-    tmp_path, smooth, monkeypatch, size, crop, extension
+def test_formats_of_every_source_are_read(tmp_path, monkeypatch, name, format):
+    pillow_heif = pytest.importorskip("pillow_heif") if format == "HEIF" else None
+    colour = Image.new("RGB", (64, 80), (200, 100, 50))
+    if pillow_heif:
+        pillow_heif.from_pillow(colour).save(tmp_path / name)
+        read = load_photo(tmp_path / name, (4, 3))[0, 0].astype(int)
+    else:
+        more = {"save_all": True, "append_images": [colour]} if format == "MPO" else {}
+        read = flat(colour, tmp_path, name, format=format, **more)
+    assert listing.is_photo(name)
+    assert read == pytest.approx([200, 100, 50], abs=6)
+
+
+def test_heic_names_the_package_that_reads_it(tmp_path, monkeypatch):
+    (tmp_path / "phone.jpg").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    monkeypatch.setattr(photo, "_reads_heic", lambda: False)
+    with pytest.raises(PhotoError, match=r"HEIC.*pip install pillow-heif"):
+        load_photo(tmp_path / "phone.jpg", SIZE)
+
+
+def deep(tmp_path, pixels):
+    cv2.imwrite(str(tmp_path / "deep.tif"), pixels)
+    return load_photo(tmp_path / "deep.tif", (4, 4))[0, 0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "white"), [(np.uint16, 65535), (np.float32, 1), (np.float32, 255)]
+)
+def test_deep_tiffs_are_scaled_to_what_a_viewer_shows(tmp_path, dtype, white):
+    grey = np.full((40, 30), 0.5 * white).astype(dtype)
+    grey[30:] = white
+    assert deep(tmp_path, grey)[0] in (127, 128)
+    blue = np.stack([grey, grey // 2, np.zeros_like(grey)], -1)  # OpenCV's order of channels
+    red, green, blue = deep(tmp_path, blue.astype(dtype))
+    assert red == 0 and green in (0, 63, 64) and blue in (127, 128)
+
+
+def test_much_text_in_a_png_does_not_matter(tmp_path):
+    info = PngImagePlugin.PngInfo()
+    info.add_text("history", "x" * 3_000_000, zip=True)
+    colour = Image.new("RGB", (30, 40), (1, 2, 3))
+    assert flat(colour, tmp_path, "text.png", pnginfo=info).tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("size", [(512, 384), (30, 20)])
+def test_a_jpeg_without_its_end_marker_is_read_with_a_warning(
+    tmp_path, smooth, capsys, progressive, size
 ):
-    path = saved(
-        tmp_path,
-        smooth ^ np.random.default_rng(0).integers(0, 64, smooth.shape, np.uint8),
-        f"photo.{extension}",
+    noisy = smooth ^ np.random.default_rng(0).integers(0, 9, smooth.shape, np.uint8)
+    path = saved(tmp_path, noisy, "photo.jpg", progressive=progressive)
+    whole, content = load_photo(path, size), path.read_bytes()
+    for cut in (2, 1):
+        path = tmp_path / f"cut{cut}.jpg"
+        path.write_bytes(content[:-cut])
+        np.testing.assert_array_equal(load_photo(path, size), whole)
+        load_photo(path, size)
+        assert capsys.readouterr().err.count("without its end marker") == 1
+    for cut in (len(content) // 2, 400):
+        path.write_bytes(content[:-cut])
+        with pytest.raises(PhotoError, match="truncated"):
+            load_photo(path, size)
+
+
+XMP = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>"""
+
+
+@pytest.mark.parametrize("size", [(512, 384), (64, 48)])
+def test_an_orientation_in_xmp_alone_turns_the_photo_too(tmp_path, smooth, size):
+    turned = Image.fromarray(smooth).transpose(Image.Transpose.ROTATE_90)
+    path = saved(tmp_path, turned, "photo.jpg", quality=95, xmp=XMP)
+    for crop in (None, (320, 256)):
+        upright = load_photo(saved(tmp_path, smooth), size, crop)
+        assert np.abs(load_photo(path, size, crop).astype(int) - upright).max() < 8
+
+
+def test_pixels_do_not_depend_on_what_is_imported(tmp_path, smooth):
+    """Another decoder or resizer, where one is loaded, would differ by a level or two."""
+    path = saved(tmp_path, smooth, "photo.jpg")
+    code = (
+        "import sys; from core.photo import load_photo; import hashlib\n"
+        "pixels = load_photo(sys.argv[1], (256, 192), (448, 336))\n"
+        "assert not {'torch', 'cv2'} & set(sys.modules)\n"
+        "print(hashlib.sha256(pixels).hexdigest())"
     )
-    fast = load_photo(path, size, crop)
-    assert fast.flags["C_CONTIGUOUS"]
-    monkeypatch.delitem(sys.modules, "torch")
-    assert np.abs(fast.astype(int) - load_photo(path, size, crop)).max() <= 1
-
-
-def test_an_ordinary_jpeg_is_decoded_as_pillow_decodes_it(tmp_path, smooth):
-    for subsampling in ("4:4:4", "4:2:0"):
-        path = saved(tmp_path, smooth, "photo.jpg", subsampling=subsampling)
-        with Image.open(path) as photo:
-            np.testing.assert_array_equal(fast_jpeg(photo, path), np.asarray(photo))
-    rotated = Image.Exif()
-    rotated[0x0112] = 6
-    for name, photo, more in (
-        ("grey.jpg", Image.new("L", (9, 9)), {}),
-        ("png.png", smooth, {}),
-        ("turned.jpg", smooth, {"exif": rotated}),
-    ):
-        path = saved(tmp_path, photo, name, **more)
-        with Image.open(path) as opened:
-            assert fast_jpeg(opened, path) is None
+    alone = subprocess.run(
+        [sys.executable, "-c", code, path], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    here = hashlib.sha256(load_photo(path, (256, 192), (448, 336))).hexdigest()
+    assert alone.stdout.strip() == here
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -163,7 +240,7 @@ def test_what_is_no_photo_says_why(tmp_path):
         "empty.jpg": "an empty file",
         "text.jpg": "not an image",
         "gone.jpg": "does not exist",
-        ".": "not an image",
+        ".": "a folder",
     }
     for name, reason in reasons.items():
         with pytest.raises(PhotoError, match=reason) as error:
@@ -177,6 +254,10 @@ def test_too_many_pixels_are_refused_before_decoding(tmp_path, monkeypatch):
     monkeypatch.setattr(photo, "MAX_PIXELS", 1199)
     with pytest.raises(PhotoError, match="million pixels"):
         load_photo(path, SIZE)
+    large = saved(tmp_path, Image.new("RGB", (200, 160)), "telephone.jpg")
+    assert load_photo(large, (9, 9)).shape == (9, 9, 3)  # decoded at a fraction
+    with pytest.raises(PhotoError, match="million pixels"):
+        load_photo(large, (160, 200))
     monkeypatch.setattr(photo, "MAX_PIXELS", 1200)
     assert load_photo(path, SIZE).shape == (*SIZE, 3)
 

@@ -16,9 +16,11 @@ from PIL import Image
 
 import dataset
 import prepare
+from core.corrections import apply_corrections
 from core.errors import UserError
 from core.files import read_json
 from core.folders import ROOT
+from core.labels import MASK_OF_STEM
 from prediction import tables
 from preparation import images, suspects
 from preparation.audit import alike, audit, photos_of
@@ -71,7 +73,7 @@ def faces(tmp_path):
     generator = np.random.default_rng(5)
     for person in PEOPLE:
         (tmp_path / "train" / "images" / person).mkdir(parents=True)
-        for stem in dataset.MASK_OF_STEM:
+        for stem in MASK_OF_STEM:
             pixels = Image.fromarray(generator.integers(0, 256, (8, 6, 3), np.uint8)).resize(
                 (48, 64)
             )
@@ -282,7 +284,7 @@ def test_the_draft_and_the_page_serve_as_corrections(judged, capsys):
             for photo in ("mask1", "mask2", "incorrect_mask", "normal")
         ]
     )
-    corrected = dataset.apply_corrections(frame, run / "suspects" / "corrections.csv")
+    corrected = apply_corrections(frame, run / "suspects" / "corrections.csv")
     female = set(draft["person"][(draft["field"] == "gender") & (draft["value"] == "female")])
     assert set(corrected["person"][corrected["gender"] == 1]) == female
     page = (run / "suspects" / "index.html").read_text()
@@ -304,11 +306,11 @@ def test_runs_of_other_photos_are_not_averaged(judged, tmp_path):
 def test_the_shipped_corrections_are_read_and_may_match_nobody(frame, capsys):
     shipped = ROOT / "corrections" / "boostcamp.csv"
     people = frame([20, 30])
-    pd.testing.assert_frame_equal(dataset.apply_corrections(people, shipped), people)
+    pd.testing.assert_frame_equal(apply_corrections(people, shipped), people)
     assert "15 of 15 corrections match nobody" in capsys.readouterr().out
     people.loc[people["person"] == people["person"][0], "id"] = "006359"
     people.loc[people["person"] == people["person"].iloc[-1], "id"] = "000020"
-    corrected = dataset.apply_corrections(people, shipped)
+    corrected = apply_corrections(people, shipped)
     assert (corrected["gender"][corrected["id"] == "006359"] == 0).all()
     swapped = corrected[corrected["id"] == "000020"].set_index("photo")["mask"]
     assert (swapped["incorrect_mask"], swapped["normal"]) == (2, 1)

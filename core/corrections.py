@@ -1,0 +1,95 @@
+"""corrections.csv: labels corrected, people and photos left out, when the data are read."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from core.errors import UserError
+from core.files import read_csv
+from core.labels import GENDERS, MASK_OF_STEM, MASKS, MAX_AGE
+from core.listing import readable
+from core.progress import say
+
+
+def apply_corrections(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Apply corrections.csv (`person,field,value[,photo]`) to the frame of photos, not to files.
+
+    `person` is a folder, or an id that only one folder has. `field` is gender, age, mask (which
+    needs `photo`) or drop (leaves the person out or, with `photo`, one photo). Raises UserError for
+    an impossible value, an ambiguous id or a contradiction; rows that match nobody are counted in
+    one warning.
+    """
+    frame = frame.copy()
+    rows = read_csv(path, ["person", "field", "value"])
+    people_of_id = frame.groupby("id")["person"].unique()
+    dropped = pd.Series(False, frame.index)
+    done, unmatched = {}, 0
+    for number, row in enumerate(rows.to_dict("records"), start=2):
+        where = f"{path}, row {number}"
+        who, field = readable(row["person"]), row["field"].lower()
+        photo = Path(row.get("photo", "")).stem.lower()
+        value = _corrected_value(field, row["value"].lower(), where)
+        if bool(photo) != (field == "mask") and field != "drop":
+            raise UserError(
+                f"{where}: a mask row names its photo (mask1..mask5, incorrect_mask, normal), "
+                "gender and age rows none"
+            )
+        selected = _photos_of(who, frame, people_of_id, where)
+        if photo:
+            selected &= frame["photo"] == photo
+        if not selected.any():
+            unmatched += 1
+            continue
+        key = (frame["person"][selected].iloc[0], field, photo)
+        if done.setdefault(key, value) != value:
+            raise UserError(f"{where}: contradicts an earlier row on the {field} of {who!r}")
+        if field == "drop":
+            dropped |= selected
+        else:
+            frame.loc[selected, field] = value
+    if unmatched:
+        say(f"warning: {path}: {unmatched} of {len(rows)} corrections match nobody here")
+    return _without(frame, dropped, path)
+
+
+def _photos_of(who: str, frame, people_of_id, where: str) -> pd.Series:
+    selected = frame["person"] == who
+    if selected.any() or who not in people_of_id:
+        return selected
+    people = people_of_id[who]
+    if len(people) > 1:
+        raise UserError(f"{where}: id {who!r} belongs to {' and '.join(people)}; name the folder")
+    return frame["id"] == who
+
+
+def _without(frame: pd.DataFrame, dropped: pd.Series, path: Path) -> pd.DataFrame:
+    if not dropped.any():
+        return frame
+    kept = frame[~dropped].reset_index(drop=True)
+    people = frame["person"].nunique() - kept["person"].nunique()
+    say(f"{path}: its drop rows leave out {dropped.sum():,} photos, all those of {people:,} people")
+    if kept.empty:
+        raise UserError(f"{path}: its drop rows leave no photo")
+    return kept
+
+
+def _corrected_value(field: str, value: str, where: str) -> int:
+    if field == "drop" and value in ("yes", "true", "1", ""):
+        return 1
+    if field == "gender" and value in GENDERS:
+        return GENDERS.index(value)
+    if field == "age" and value.isdecimal() and int(value) <= MAX_AGE:
+        return int(value)
+    if field == "mask" and value in MASKS:
+        return MASKS.index(value)
+    if field == "mask" and value in MASK_OF_STEM:
+        return MASK_OF_STEM[value]
+    known = {
+        "gender": "male or female",
+        "age": f"0 to {MAX_AGE} years",
+        "mask": "wear, incorrect or not wear",
+        "drop": "yes",
+    }
+    if field not in known:
+        raise UserError(f"{where}: field {field!r} is unknown; it is gender, age, mask or drop")
+    raise UserError(f"{where}: {field} cannot be {value!r}; it is {known[field]}")
