@@ -1,4 +1,4 @@
-"""What is done to data before training: draw a sample set, audit a folder, rank suspect labels, remove backgrounds, crop faces."""
+"""Prepare data for training: sample set, audit, suspect labels, backgrounds, face crops."""
 
 import argparse
 import sys
@@ -8,7 +8,7 @@ from pathlib import Path
 from core.cli import ArgumentParser, HelpFormatter, run
 from core.errors import UserError
 from core.faces import CROP_MARGIN
-from core.files import read_json
+from core.files import atomic, read_json
 from core.folders import DRAWN_MARK, existing_folder
 from core.processes import cores
 
@@ -16,129 +16,117 @@ from core.processes import cores
 def parse_args(arguments=None) -> argparse.Namespace:
     p = ArgumentParser(prog="prepare.py", formatter_class=HelpFormatter, description=__doc__)
     commands = p.add_subparsers(required=True, metavar="COMMAND")
-    c = commands.add_parser(
-        "sample",
-        help="draw a sample set in the competition's layout",
-        formatter_class=HelpFormatter,
-        description="Draw faces in the competition's layout: OUT/train, OUT/eval and, apart, OUT/eval_answers.csv.",
-        epilog="examples:\n  python prepare.py sample sample\n"
-        "  python prepare.py sample /tmp/small --people 24 --eval_people 6 --size 96 128",
-    )
-    c.add_argument("out", type=Path, metavar="OUT", help="folder to make")
-    c.add_argument("--people", type=int, default=160, help="to train on, seven photos each")
-    c.add_argument("--eval_people", type=int, default=40, help="to answer, seven photos each")
-    c.add_argument("--seed", type=int, default=0)
-    c.add_argument(
-        "--size",
-        type=int,
-        nargs=2,
-        default=[192, 256],
-        metavar=("W", "H"),
-        help="of the photos, pixels",
-    )
-    c.add_argument("--processes", type=int, help="that draw at once (default: one a core)")
-    c.set_defaults(command=sample)
-
-    def add_command(name, summary, description, example, function):
-        c = commands.add_parser(
-            name,
-            help=summary,
-            description=description,
-            epilog=f"example:\n  {example}",
-            formatter_class=HelpFormatter,
-        )
-        c.set_defaults(command=function)
-        return c
-
-    c = add_command(
-        "audit",
-        "find what is wrong with a train or eval folder",
-        "Read every photo and list of a folder and report what is wrong: missing, extra, junk, unreadable, mis-sized, turned, "
-        "not RGB, duplicate, csv and folders that disagree. Exit status 1 when something would break training.",
-        "python prepare.py audit /data/train --output findings.csv",
-        audit,
-    )
-    c.add_argument("folder", type=Path, metavar="DIR", help="train or eval folder")
-    c.add_argument(
-        "--output",
-        type=Path,
-        metavar="FILE",
-        default=Path("output/audit.csv"),
-        help="every finding: file, severity, finding, detail",
-    )
-
-    c = add_command(
-        "suspects",
-        "rank labels that are probably wrong",
-        "Rank the labels that out-of-fold predictions contradict, by confident learning; writes a draft of corrections and a "
-        "page to judge them by eye, which exports the accepted ones.",
-        "python prepare.py suspects model/swin5    after train.py --folds 5",
-        suspects,
-    )
-    c.add_argument(
-        "runs",
-        type=Path,
-        nargs="+",
-        metavar="RUN",
-        help="run folders of one data set and split; several are averaged",
-    )
-    c.add_argument(
-        "--output",
-        type=Path,
-        metavar="DIR",
-        help="where the files go (default: the first run's folder suspects)",
-    )
-    c.add_argument("--show", type=int, default=200, metavar="N", help="rows on the page")
-
-    c = add_command(
-        "background",
-        "remove backgrounds into another folder",
-        "Photos with their backgrounds removed, by rembg, into OUT, in the same layout. An interrupted job goes on.",
-        "python prepare.py background /data/train /data/train-plain",
-        background,
-    )
-    c.add_argument("folder", type=Path, metavar="DIR")
-    c.add_argument("out", type=Path, metavar="OUT")
-    c.add_argument("--model", default="u2net_human_seg", help="of rembg, fetched once")
-    c.add_argument(
-        "--model_file",
-        type=Path,
-        metavar="FILE",
-        help="a file instead: ONNX of U2-Net's (320 x 320) or ISNet's (1024) kind",
-    )
-    c.add_argument(
-        "--colour",
-        type=int,
-        nargs=3,
-        default=[255, 255, 255],
-        metavar=("R", "G", "B"),
-        help="of the new background, 0 to 255",
-    )
-
-    c = add_command(
-        "crop",
-        "crop faces into another folder",
-        "The face of every photo with a margin, found by YuNet, into OUT, in the same layout; without a face, the "
-        "winners' centre crop. The boxes are in OUT/journal.csv. An interrupted job goes on.",
-        "python prepare.py crop /data/train /data/faces",
-        crop,
-    )
-    c.add_argument("folder", type=Path, metavar="DIR")
-    c.add_argument("out", type=Path, metavar="OUT")
-    c.add_argument(
-        "--model_file",
-        type=Path,
-        metavar="FILE",
-        help="another version of YuNet (default: the one that comes with the toolkit)",
-    )
-    c.add_argument(
-        "--margin", type=float, default=CROP_MARGIN, help="on each side, in heights of the face"
-    )
+    for add in (add_sample, add_audit, add_suspects, add_background, add_crop):
+        add(commands)
     return p.parse_args(arguments)
 
 
+def add_command(commands, function, summary: str, description: str, *examples: str):
+    lines = "\n".join(f"  python prepare.py {function.__name__} {example}" for example in examples)
+    c = commands.add_parser(
+        function.__name__,
+        help=summary,
+        description=description,
+        epilog=f"examples:\n{lines}",
+        formatter_class=HelpFormatter,
+    )
+    c.set_defaults(command=function)
+    return c
+
+
+def add_sample(commands) -> None:
+    c = add_command(
+        commands,
+        sample,
+        "draw a sample set of synthetic faces in the competition's layout",
+        "Draw synthetic faces in the competition's layout: OUT/train, OUT/eval and, apart from "
+        "them, OUT/eval_answers.csv.",
+        "sample",
+        "/tmp/small --people 24 --eval_people 6 --size 96 128",
+    )
+    c.add_argument("out", type=Path, metavar="OUT", help="folder to make")
+    c.add_argument("--people", type=int, default=160, help="people in train, seven photos each")
+    c.add_argument("--eval_people", type=int, default=40, help="people in eval, seven photos each")
+    c.add_argument("--seed", type=int, default=0, help="seed of all faces")
+    size = {"type": int, "nargs": 2, "metavar": ("W", "H")}
+    c.add_argument("--size", **size, default=[192, 256], help="width and height in pixels")
+    c.add_argument("--processes", type=int, help="processes that draw (default: one a core)")
+
+
+def add_audit(commands) -> None:
+    c = add_command(
+        commands,
+        audit,
+        "find what is wrong with a train or eval folder",
+        "Read every photo and list of a folder and report what is wrong: missing, extra, junk, "
+        "unreadable, mis-sized, turned, not RGB, duplicate, csv and folders that disagree. Exit "
+        "status 1 if something would break training.",
+        "/data/train --output findings.csv",
+    )
+    c.add_argument("folder", type=Path, metavar="DIR", help="train or eval folder")
+    text = "csv of all findings: file, severity, finding, detail"
+    c.add_argument(
+        "--output", type=Path, metavar="FILE", default=Path("output/audit.csv"), help=text
+    )
+
+
+def add_suspects(commands) -> None:
+    c = add_command(
+        commands,
+        suspects,
+        "rank labels that are probably wrong",
+        "Rank the labels that out-of-fold predictions contradict: mask and gender by confident "
+        "learning, age by the difference in years. Write a draft of corrections, and a page to "
+        "judge them by eye, which exports the accepted ones.",
+        "model/swin5    after train.py --folds 5",
+        "model/swin5 model/swin5-seed1",
+    )
+    text = "run folders on one data set: several seeds are averaged, several folds add up"
+    c.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=text)
+    text = "folder for the results (default: suspects in the first run folder)"
+    c.add_argument("--output", type=Path, metavar="DIR", help=text)
+    c.add_argument("--show", type=int, default=200, metavar="N", help="labels on the page")
+
+
+def add_background(commands) -> None:
+    c = add_command(
+        commands,
+        background,
+        "remove backgrounds into another folder",
+        "Write the photos with their backgrounds removed (by rembg) into OUT, in the same layout. "
+        "An interrupted job goes on.",
+        "/data/train /data/train-plain",
+    )
+    c.add_argument("folder", type=Path, metavar="DIR", help="train or eval folder")
+    c.add_argument("out", type=Path, metavar="OUT", help="folder to make")
+    c.add_argument("--model", default="u2net_human_seg", help="a model of rembg, fetched once")
+    text = "a model file instead: ONNX like U2-Net (320 x 320) or ISNet (1024 x 1024)"
+    c.add_argument("--model_file", type=Path, metavar="FILE", help=text)
+    colour = {"type": int, "nargs": 3, "metavar": ("R", "G", "B")}
+    text = "colour of the new background, 0 to 255"
+    c.add_argument("--colour", **colour, default=[255, 255, 255], help=text)
+
+
+def add_crop(commands) -> None:
+    c = add_command(
+        commands,
+        crop,
+        "crop faces into another folder",
+        "Write the face of every photo with a margin, found by YuNet, into OUT, in the same "
+        "layout; without a face, the winners' centre crop. The boxes are in OUT/journal.csv. An "
+        "interrupted job goes on.",
+        "/data/train /data/faces",
+    )
+    c.add_argument("folder", type=Path, metavar="DIR", help="train or eval folder")
+    c.add_argument("out", type=Path, metavar="OUT", help="folder to make")
+    text = "another version of YuNet (default: the one that comes with the toolkit)"
+    c.add_argument("--model_file", type=Path, metavar="FILE", help=text)
+    text = "margin on each side of a face, in heights of the face"
+    c.add_argument("--margin", type=float, default=CROP_MARGIN, help=text)
+
+
 def bar(total, done=0, description="", unit="photo"):
-    """A function that wraps an iterator in a progress bar; silent where standard error is no terminal."""
+    """A function that wraps an iterator in a progress bar; silent where stderr is no terminal."""
     from tqdm import tqdm
 
     return lambda items: tqdm(
@@ -160,36 +148,25 @@ def needs(package: str) -> None:
 
 def audit(args) -> int:
     """Print a summary, write every finding; 1 if one would break training."""
+    needs("imagehash")
     from preparation.audit import audit, write_findings
 
-    needs("imagehash")
-    findings, counts = audit(
-        existing_folder(args.folder, "DIR"),
-        lambda photos, total: bar(total, description="reading")(photos),
-    )
+    folder = existing_folder(args.folder, "DIR")
+    findings, counts = audit(folder, lambda photos, n: bar(n, description="reading")(photos))
     people = f"{counts['people']:,} people, " if counts["people"] else ""
-    sizes = ", ".join(
-        f"{width} x {height} ({count:,})"
-        for (width, height), count in counts["sizes"].most_common(3)
-    )
+    common = counts["sizes"].most_common(3)
+    sizes = ", ".join(f"{width} x {height} ({n:,})" for (width, height), n in common)
     print(
-        f"{args.folder}: {people}{counts['photos']:,} photos; width x height: {sizes or 'none could be read'}"
+        f"{folder}: {people}{counts['photos']:,} photos; "
+        f"width x height: {sizes or 'none could be read'}"
     )
     if people:
-        print(
-            "  photos a person: "
-            + ", ".join(
-                f"{photos} ({n:,})"
-                for photos, n in sorted(counts["of_person"].items(), reverse=True)
-            )
-        )
-    for (severity, finding), rows in sorted(
-        findings.groupby(["severity", "finding"]), key=lambda item: (item[0][0], -len(item[1]))
-    ):
-        first = rows.iloc[0]
-        print(
-            f"  {severity:8} {finding:15} {len(rows):6,}   first {first['file']}{': ' if first['detail'] else ''}{first['detail']}"
-        )
+        of_person = sorted(counts["of_person"].items(), reverse=True)
+        print("  photos a person: " + ", ".join(f"{photos} ({n:,})" for photos, n in of_person))
+    groups = findings.groupby(["severity", "finding"])
+    for (severity, finding), rows in sorted(groups, key=lambda g: (g[0][0], -len(g[1]))):
+        first = ": ".join(filter(None, rows.iloc[0][["file", "detail"]]))
+        print(f"  {severity:8} {finding:15} {len(rows):6,}   first {first}")
     errors = int((findings["severity"] == "error").sum())
     write_findings(findings, args.output)
     print(f"{errors:,} errors, {len(findings) - errors:,} warnings; all in {args.output}")
@@ -199,22 +176,23 @@ def audit(args) -> int:
 def suspects(args) -> int:
     """Write suspects.csv, corrections.csv and index.html; print how many there are."""
     needs("cleanlab")
-    from core.files import atomic
-    from preparation.suspects import draft, predictions_of, rank, write_page
+    from preparation.suspects import draft, predictions_of, rank, to_show, write_page
 
     output = args.output or args.runs[0] / "suspects"
-    ranked = rank(predictions_of(args.runs))
-    corrections = draft(ranked)
-    for name, table in (("suspects.csv", ranked), ("corrections.csv", corrections)):
+    predictions = predictions_of(args.runs)
+    ranked, expected = rank(predictions)
+    for name, table in (("suspects.csv", ranked), ("corrections.csv", draft(ranked))):
         with atomic(output / name) as temporary:
             table.to_csv(temporary, index=False)
-    write_page(
-        ranked[ranked["suspect"]].sort_values("score").head(args.show), output / "index.html"
-    )
+    write_page(to_show(ranked, args.show), predictions, expected, output / "index.html")
     for field, rows in ranked.groupby("field", sort=False):
-        print(f"{field:7} {int(rows['suspect'].sum()):5,} of {len(rows):,} labels are suspect")
+        print(
+            f"{field:7} {int(rows['suspect'].sum()):5,} of {len(rows):,} labels are suspect, "
+            f"about {expected[field]:,} are expected to be wrong"
+        )
     print(
-        f"wrote {output / 'index.html'} to judge them by eye; all labels ranked in suspects.csv, a draft in corrections.csv"
+        f"wrote {output / 'index.html'} to judge them by eye; all labels ranked in suspects.csv, "
+        "a draft in corrections.csv"
     )
     return 0
 
@@ -223,16 +201,12 @@ def background(args) -> int:
     from preparation.images import background_remover, convert
 
     if not all(0 <= value <= 255 for value in args.colour):
-        raise UserError(
-            f"--colour {' '.join(map(str, args.colour))}: give three numbers from 0 to 255"
-        )
+        colour = " ".join(map(str, args.colour))
+        raise UserError(f"--colour {colour}: give three numbers from 0 to 255")
     source = existing_folder(args.folder, "DIR")
     change = background_remover(args.model, args.model_file, tuple(args.colour))
-    settings = {
-        "job": "background",
-        "model": str(args.model_file or args.model),
-        "colour": args.colour,
-    }
+    model = str(args.model_file or args.model)
+    settings = {"job": "background", "model": model, "colour": args.colour}
     return tell(convert(source, args.out, settings, change, working), args.out)
 
 
@@ -243,9 +217,8 @@ def crop(args) -> int:
         raise UserError(f"--margin {args.margin}: give a number from 0 to 5")
     source = existing_folder(args.folder, "DIR")
     change = face_cropper(args.model_file, args.margin)
-    return tell(
-        convert(source, args.out, {"job": "crop", "margin": args.margin}, change, working), args.out
-    )
+    settings = {"job": "crop", "margin": args.margin}
+    return tell(convert(source, args.out, settings, change, working), args.out)
 
 
 def working(rows, total, done):
@@ -253,10 +226,8 @@ def working(rows, total, done):
 
 
 def tell(notes: dict, out: Path) -> int:
-    print(
-        f"wrote {sum(notes.values()):,} photos into {out}: "
-        + ", ".join(f"{note} {count:,}" for note, count in sorted(notes.items()))
-    )
+    parts = ", ".join(f"{note} {count:,}" for note, count in sorted(notes.items()))
+    print(f"wrote {sum(notes.values()):,} photos into {out}: {parts}")
     return 0
 
 
@@ -271,27 +242,29 @@ def sample(args) -> int:
         )
     from preparation.sample import draw_sample, settings_of
 
+    size = tuple(args.size[::-1])
     wanted = settings_of(args.people, args.eval_people, args.seed, args.size[::-1])
     if (args.out / DRAWN_MARK).is_file() and read_json(args.out / DRAWN_MARK) == wanted:
         print(f"sample set: {args.out} is there already")
         return 0
     if args.out.exists() or args.out.is_symlink():
         raise UserError(
-            f"{args.out} is there already and is not this sample set; give another name, or move it away"
+            f"{args.out} is there already and is not this sample set; give another name, or move "
+            "it away"
         )
     total = args.people + args.eval_people
-
     draw_sample(
         args.out,
         args.people,
         args.eval_people,
         args.seed,
-        tuple(args.size[::-1]),
+        size,
         args.processes or cores(),
         bar(total, description="drawing", unit="person"),
     )
     print(
-        f"sample set: drew {total} people, seven photos each, into {args.out}: train, eval and, apart, eval_answers.csv"
+        f"sample set: drew {total} people, seven photos each, into {args.out}: train, eval and, "
+        "apart from them, eval_answers.csv"
     )
     return 0
 

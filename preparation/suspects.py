@@ -1,199 +1,208 @@
-"""Labels that are probably wrong, ranked by confident learning (cleanlab) on out-of-fold predictions; a page to judge them by eye.
+"""Labels that are probably wrong, ranked on out-of-fold predictions; a page to judge them by eye.
 
-Confident learning: Northcutt et al. 2021, https://arxiv.org/abs/1911.00068.
+Mask and gender by confident learning (cleanlab; Northcutt et al. 2021,
+https://arxiv.org/abs/1911.00068), age by how many years it is from the predicted one.
 """
 
 import base64
-import html
 import io
-import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from jinja2 import Environment, FileSystemLoader
 from PIL import Image
 
 from core.errors import UserError
 from core.files import atomic
-from core.labels import AGES, GENDERS, MASKS
+from core.labels import AGES, CLASSES, GENDERS, MASKS, age_band
 from core.photo import PhotoError, load_photo
+from dataset import parse_person
 from prediction.tables import read_predictions
 
-COLUMNS = ["field", "person", "photo", "path", "given", "better", "score", "suspect"]
+COLUMNS = ["field", "person", "photo", "path", "given", "better", "score", "suspect", "years"]
+PROBABILITIES = [f"p{label}" for label in range(CLASSES)]
+CODES = {"mask": (6, 3), "gender": (3, 2), "age": (1, 3)}  # label // step % count
+NAMES = {"mask": MASKS, "gender": GENDERS, "age": AGES}
+FAR = 3.0  # standard deviations from which an age is suspect
 
 
-CODES = {
-    "mask": (6, 3, MASKS),
-    "gender": (3, 2, GENDERS),
-    "age": (1, 3, AGES),
-}  # label // step % count
-
-
+# ---------------------------------------------------------------------------- predictions
 def predictions_of(runs: list[Path]) -> pd.DataFrame:
-    """person, path, label and the 18 probabilities, averaged over runs that validated the same photos; UserError if they did not."""
-    tables = []
-    for run in runs:
-        if not (run / "val_predictions.csv").is_file():
-            raise UserError(
-                f"{run}: has no val_predictions.csv; give a run that held people out, best one of --folds"
-            )
-        tables.append(read_predictions(run)[0].sort_values("path", ignore_index=True))
-    first = tables[0]
-    for run, table in zip(runs, tables, strict=True):
-        if not table["path"].equals(first["path"]) or not table["label"].equals(first["label"]):
-            raise UserError(
-                f"{run}: validated other photos than {runs[0]}, or with other labels; give runs of one --folds and data set"
-            )
-    columns = [f"p{label}" for label in range(18)]
-    return first[["person", "path", "label"]].join(
-        sum(table[columns] for table in tables) / len(tables)
+    """person, photo, path, label and the 18 probabilities of every photo that some run validated.
+
+    Folds add up, seeds are averaged. Raises UserError if a run validated nobody, or with other
+    labels.
+    """
+    tables = [read_predictions(folder)[0] for run in runs for folder in parts(run)]
+    every = pd.concat(tables, ignore_index=True)
+    every["photo"] = [Path(path).stem.lower() for path in every["path"]]
+    by_photo = every.groupby(["person", "photo"], as_index=False)
+    labels = by_photo["label"].nunique()
+    if (labels["label"] > 1).any():
+        person = labels["person"][labels["label"].argmax()]
+        raise UserError(
+            f"{' and '.join(map(str, runs))}: have other labels for {person}; give runs of one "
+            "data set with the same corrections"
+        )
+    taken = {"path": "last", "label": "first", **dict.fromkeys(PROBABILITIES, "mean")}
+    if "years" in every:
+        taken["years"] = "mean"
+    return by_photo.agg(taken)
+
+
+def parts(run: Path) -> list[Path]:
+    """The run folder with predictions of held-out photos, or its folds."""
+    for folders in ([run], sorted(run.glob("fold-*"))):
+        found = [folder for folder in folders if (folder / "val_predictions.csv").is_file()]
+        if found:
+            return found
+    raise UserError(
+        f"{run}: has no val_predictions.csv; give a run that held people out, best one of --folds"
     )
 
 
-def rank(table: pd.DataFrame) -> pd.DataFrame:
-    """All labels, the most suspect first in each attribute: field, person, photo, path, given, better, score, suspect.
+# ---------------------------------------------------------------------------- ranking
+def rank(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
+    """All labels, the most suspect first in each attribute, and how many are expected to be wrong.
 
-    Mask is judged by photo; gender and age band by person, over the mean of the person's photos. score: cleanlab's label quality,
-    0 (wrong) to 1; suspect: whether confident learning takes it for wrong.
+    Mask is judged by photo; gender and age by person, over the mean of the person's photos. score:
+    quality of the given label, 0 (wrong) to 1; years: by how many an age is probably wrong.
     """
-    from cleanlab.filter import find_label_issues
-    from cleanlab.rank import get_label_quality_scores
-
-    probabilities = table[[f"p{label}" for label in range(18)]].to_numpy()
-    ranked = []
-    for field, (step, count, names) in CODES.items():
-        codes = np.arange(18) // step % count
-        share = np.stack(
-            [probabilities[:, codes == code].sum(axis=1) for code in range(count)], axis=1
-        )
-        of = pd.DataFrame(share).assign(
-            person=table["person"], path=table["path"], label=table["label"] // step % count
-        )
-        of["photo"] = [Path(path).stem.lower() for path in of["path"]]
-        if field != "mask":
-            taken = {**dict.fromkeys(range(count), "mean"), "path": "last", "label": "first"}
-            of = of.groupby("person", as_index=False).agg(taken).assign(photo="")
-        share = of[list(range(count))].to_numpy()
-        share = share / share.sum(axis=1, keepdims=True)
-        labels = of["label"].to_numpy()
-        present = np.isin(range(count), labels)
-        if present.sum() < 2:
+    ranked, expected = [], {}
+    for field, (step, count) in CODES.items():
+        of, share = _shares(table, field)
+        labels = of["label"].to_numpy() // step % count
+        if len(np.unique(labels)) < 2:
             continue  # nothing can be mistaken for another class
-        known = np.cumsum(present) - 1  # cleanlab wants the classes without gaps
-        among = share[:, present] / share[:, present].sum(axis=1, keepdims=True)
-        of["score"] = get_label_quality_scores(known[labels], among).round(6)
-        of["suspect"] = find_label_issues(
-            known[labels], among, n_jobs=1
-        )  # its pool of processes was seen to wait for ever
+        judge = _judge_ages if field == "age" else _judge_classes
+        judged, expected[field] = judge(of, share, labels)
+        names = NAMES[field]
         of = of.assign(
             field=field,
             given=[names[code] for code in labels],
             better=[names[code] for code in share.argmax(axis=1)],
+            **judged,
         )
-        ranked.append(of.sort_values(["score", "person", "photo"])[COLUMNS])
-    return pd.concat(ranked, ignore_index=True)
+        of["order"] = -of["years"].abs() if field == "age" else of["score"]
+        ranked.append(of.sort_values(["order", "person", "photo"])[COLUMNS])
+    return pd.concat(ranked, ignore_index=True), expected
+
+
+def _shares(table: pd.DataFrame, field: str) -> tuple[pd.DataFrame, np.ndarray]:
+    """The photos, or people, to judge, and the probabilities of the attribute's values (N, K)."""
+    step, count = CODES[field]
+    codes = np.arange(CLASSES) // step % count
+    probabilities = table[PROBABILITIES].to_numpy()
+    columns = [probabilities[:, codes == code].sum(axis=1) for code in range(count)]
+    of = table.drop(columns=PROBABILITIES).join(pd.DataFrame(np.stack(columns, axis=1)))
+    if field != "mask":
+        taken = {**dict.fromkeys(range(count), "mean"), "path": "last", "label": "first"}
+        if "years" in of:
+            taken["years"] = "mean"
+        of = of.groupby("person", as_index=False).agg(taken).assign(photo="")
+    share = of[list(range(count))].to_numpy()
+    return of, share / share.sum(axis=1, keepdims=True)
+
+
+def _judge_classes(of: pd.DataFrame, share: np.ndarray, labels: np.ndarray) -> tuple[dict, int]:
+    from cleanlab.count import num_label_issues
+    from cleanlab.filter import find_label_issues
+    from cleanlab.rank import get_label_quality_scores
+
+    present = np.isin(range(share.shape[1]), labels)
+    known = (np.cumsum(present) - 1)[labels]  # cleanlab wants the classes without gaps
+    among = share[:, present] / share[:, present].sum(axis=1, keepdims=True)
+    judged = {
+        "score": get_label_quality_scores(known, among).round(6),
+        "suspect": find_label_issues(known, among, n_jobs=1),  # its process pool may hang
+        "years": np.nan,
+    }
+    return judged, int(num_label_issues(known, among))
+
+
+def _judge_ages(of: pd.DataFrame, share: np.ndarray, bands: np.ndarray) -> tuple[dict, int]:
+    """Ages by their distance from the predicted ones, in years.
+
+    The predicted age is the run's own where it has one (`years`), else the mean of the bands'
+    median ages, weighted by their probabilities. Predictions lean to the mean, so the usual error
+    at that age is taken off.
+    """
+    ages = _ages(of["person"], bands)
+    typical = pd.Series(ages).groupby(bands).median().reindex(range(len(AGES)))
+    typical = typical.fillna(ages.mean()).to_numpy()
+    predicted = of["years"].to_numpy() if "years" in of else share @ typical
+    error = predicted - ages
+    near = [
+        np.argsort(np.abs(ages - age), kind="stable")[: max(15, len(ages) // 8)] for age in ages
+    ]
+    error = error - np.array([np.median(error[rows]) for rows in near])
+    # standard deviations by medians, which wrong labels hardly move; larger near the borders
+    spread = np.array([np.median(np.abs(error[rows])) for rows in near])
+    spread = 1.4826 * np.maximum(spread, np.median(np.abs(error))) + 0.1
+    far = np.abs(error) / spread
+    score = np.array([math.erfc(value / math.sqrt(2)) for value in far])
+    suspect = (far > FAR) & (share.argmax(axis=1) != bands)
+    expected = max(0.0, (far > FAR).sum() - math.erfc(FAR / math.sqrt(2)) * len(far))
+    return {"score": score.round(6), "suspect": suspect, "years": error.round(1)}, round(expected)
+
+
+def _ages(people: pd.Series, bands: np.ndarray) -> np.ndarray:
+    """The ages in folder names, where a correction has not moved them to another band."""
+    named = [(parse_person(person) or {}).get("age", np.nan) for person in people]
+    ages = np.array(named, float)
+    ages[age_band(np.nan_to_num(ages, nan=-1)) != bands] = np.nan
+    return np.where(np.isnan(ages), np.array([20.0, 45.0, 60.0])[bands], ages)
 
 
 def draft(ranked: pd.DataFrame) -> pd.DataFrame:
-    """The suspects as corrections: person, field, value, photo. An age band has no value to put in: its year is left to the reader."""
-    chosen = ranked[
-        ranked["suspect"] & (ranked["field"] != "age") & (ranked["given"] != ranked["better"])
-    ]
+    """The suspects as corrections: person, field, value, photo.
+
+    An age is left out: it needs a number of years, which the reader gives.
+    """
+    differs = ranked["given"] != ranked["better"]
+    chosen = ranked[ranked["suspect"] & differs & (ranked["field"] != "age")]
     return chosen.rename(columns={"better": "value"})[["person", "field", "value", "photo"]]
 
 
-def write_page(shown: pd.DataFrame, output: Path) -> None:
-    """A page with a photo for each row, to be accepted or rejected, which gives the accepted ones back as corrections.csv."""
+# ---------------------------------------------------------------------------- the page
+def to_show(ranked: pd.DataFrame, count: int) -> pd.DataFrame:
+    """At most `count` suspects, the first of each attribute in turn."""
+    suspects = ranked[ranked["suspect"]]
+    turn = suspects.groupby("field", sort=False).cumcount()
+    return suspects.assign(turn=turn).sort_values("turn", kind="stable").head(count)
+
+
+def write_page(shown: pd.DataFrame, table: pd.DataFrame, expected: dict, output: Path) -> None:
+    """A page with each suspect beside the person's other photos, to be accepted or rejected.
+
+    It gives the accepted ones back as corrections.csv.
+    """
+    paths = table.groupby("person")["path"].agg(list)
     rows = []
-    for number, row in enumerate(shown.to_dict("records")):
-        try:
-            stream = io.BytesIO()
-            Image.fromarray(load_photo(row["path"], (256, 192))).save(stream, "JPEG", quality=85)
-            picture = f'<img src="data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}" alt="">'
-        except PhotoError as error:
-            picture = f"<p>{html.escape(error.reason)}</p>"
-        name = html.escape(f"{row['person']} {row['photo']}")
-        value = (
-            '<input type="number" min="0" max="120" placeholder="age">'
-            if row["field"] == "age"
-            else ""
-        )
-        buttons = '<div class="judge"><button class="yes">accept</button><button class="no">reject</button></div>'
+    for row in shown.to_dict("records"):
+        others = [path for path in paths[row["person"]] if path != row["path"]]
         rows.append(
-            f'<figure data-n="{number}">{picture}<figcaption><small>{name}</small><br>{row["field"]}: '
-            f"<b>{html.escape(row['given'])}</b> → <b>{html.escape(row['better'])}</b> <small>({row['score']:.2f})</small> {value}"
-            f"</figcaption>{buttons}</figure>"
+            row
+            | {
+                "picture": thumbnail(row["path"], (256, 192)),
+                "others": [thumbnail(path, (64, 48)) for path in others],
+            }
         )
-    data = [
-        {key: row[key] for key in ("person", "field", "better", "photo")}
-        for row in shown.to_dict("records")
-    ]
-    page = PAGE.replace("ROWS", "\n".join(rows)).replace(
-        "DATA", json.dumps(data, ensure_ascii=False).replace("</", "<\\/")
-    )
+    data = shown[["person", "field", "better", "photo"]].to_dict("records")
+    loader = FileSystemLoader(Path(__file__).parent / "templates")
+    template = Environment(loader=loader, autoescape=True).get_template("suspects.html")
     with atomic(output) as temporary:
+        page = template.render(rows=rows, data=data, expected=expected)
         temporary.write_text(page, encoding="utf-8")
 
 
-PAGE = """<!DOCTYPE html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Suspect labels</title>
-<style>
-body{font:15px/1.4 system-ui,"Noto Sans KR","Malgun Gothic",sans-serif;margin:0 auto;padding:0 1em 2em;max-width:1400px;color:#222}
-header{position:sticky;top:0;background:#fff;padding:.6em 0;border-bottom:1px solid #ccc;display:flex;flex-wrap:wrap;gap:.4em 1em;
-align-items:center}
-h1{font-size:1.3em;margin:0}p{color:#555;max-width:60em}
-main{display:grid;grid-template-columns:repeat(auto-fill,minmax(195px,1fr));gap:1em}
-figure{margin:0;padding:.6em;border:2px solid #ddd;border-radius:6px;display:flex;flex-direction:column}
-figure[hidden]{display:none}figure.accepted{border-color:#0072B2;background:#eaf4fb}figure.rejected{opacity:.4}
-figcaption{flex:1;margin-top:.3em;overflow-wrap:anywhere}small{color:#555}
-figure img{width:100%;aspect-ratio:3/4;object-fit:contain;background:#eee}
-button,select,input{font:inherit;padding:.2em .6em}input{width:5.5em;padding:.2em .3em}.judge{display:flex;gap:.4em;margin-top:.5em}
-.judge button{flex:1;padding:.2em}.accepted .yes,.rejected .no{font-weight:bold}
-#save{background:#0072B2;color:#fff;border:0;border-radius:4px;padding:.4em .8em}
-</style>
-<header><h1>Suspect labels</h1>
-<select id="field"><option>all</option><option>mask</option><option>gender</option><option>age</option></select>
-<button id="save">save accepted as corrections.csv</button> <span id="count"></span></header>
-<p>The most suspect first: given label → what the model says, and the quality of the given label from 0 (wrong) to 1. Mask is judged by
-photo, gender and age by person. A corrected age is a number of years.</p>
-<main>ROWS</main>
-<script>
-const rows = DATA;
-const figures = [...document.querySelectorAll("figure")];
-const count = () => {
-  const judged = name => document.querySelectorAll("." + name).length;
-  document.getElementById("count").textContent = `${judged("accepted")} accepted, ${judged("rejected")} rejected of ${figures.length}`;
-};
-const judge = (f, name) => { f.className = name; count(); window.onbeforeunload = () => true; };  // the browser asks before leaving
-figures.forEach(f => {
-  f.querySelector(".yes").onclick = () => judge(f, f.className === "accepted" ? "" : "accepted");
-  f.querySelector(".no").onclick = () => judge(f, f.className === "rejected" ? "" : "rejected");
-  const age = f.querySelector("input");
-  if (age) age.oninput = () => judge(f, "accepted");
-});
-const choice = document.getElementById("field");
-[...choice.options].forEach(o => {
-  o.value = o.text === "all" ? "" : o.text;
-  o.text += ` (${rows.filter(row => !o.value || row.field === o.value).length})`;
-});
-choice.onchange = event => {
-  figures.forEach(f => { f.hidden = event.target.value !== "" && rows[f.dataset.n].field !== event.target.value; });
-};
-const cell = text => /[",\\n\\r]/.test(text) ? '"' + text.replaceAll('"', '""') + '"' : text;
-document.getElementById("save").onclick = () => {
-  const lines = ["person,field,value,photo"], missing = [];
-  figures.filter(f => f.className === "accepted").forEach(f => {
-    const row = rows[f.dataset.n], age = f.querySelector("input"), value = age ? age.value : row.better;
-    if (value === "" || (age && !age.checkValidity())) missing.push(row.person);
-    else lines.push([row.person, row.field, value, row.photo].map(cell).join(","));
-  });
-  if (missing.length) { alert("give an age in years, 0 to 120, for " + missing.join(", ")); return; }
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([lines.join("\\n") + "\\n"], {type: "text/csv"}));
-  link.download = "corrections.csv";
-  window.onbeforeunload = null;
-  link.click();
-};
-count();
-</script></html>
-"""
+def thumbnail(path: str, size: tuple[int, int]) -> dict:
+    """A photo as the base64 of a JPEG, or why it cannot be read."""
+    stream = io.BytesIO()
+    try:
+        Image.fromarray(load_photo(path, size)).save(stream, "JPEG", quality=85)
+    except PhotoError as error:
+        return {"error": error.reason}
+    return {"jpeg": base64.b64encode(stream.getvalue()).decode()}

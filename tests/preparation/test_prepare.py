@@ -1,6 +1,8 @@
 """Audit, suspects, backgrounds and crops: what is planted is found, originals stay, an interrupted job ends like any other."""
 
 import hashlib
+import html
+import json
 import shutil
 import signal
 import subprocess
@@ -23,7 +25,7 @@ from core.folders import ROOT
 from core.labels import MASK_OF_STEM
 from prediction import tables
 from preparation import images, suspects
-from preparation.audit import alike, audit, photos_of
+from preparation.audit import Findings, alike, audit, photos_of
 
 
 @pytest.fixture
@@ -262,7 +264,8 @@ def judged(tmp_path):
 
 def test_planted_wrong_labels_are_ranked_first(judged):
     run, wrong_people, wrong_photos = judged
-    ranked = suspects.rank(suspects.predictions_of([run]))
+    ranked, expected = suspects.rank(suspects.predictions_of([run]))
+    assert 2 <= expected["gender"] <= 8 and 6 <= expected["mask"] <= 30
     by_gender, by_mask = (ranked[ranked["field"] == field] for field in ("gender", "mask"))
     assert len(by_gender) == 100 and len(by_mask) == 400
     assert len(wrong_people & set(by_gender["person"][:6])) >= 0.8 * len(wrong_people)
@@ -288,19 +291,65 @@ def test_the_draft_and_the_page_serve_as_corrections(judged, capsys):
     female = set(draft["person"][(draft["field"] == "gender") & (draft["value"] == "female")])
     assert set(corrected["person"][corrected["gender"] == 1]) == female
     page = (run / "suspects" / "index.html").read_text()
-    assert page.count("<figure") == page.count('class="yes"') > 3 and "http" not in page
+    assert page.count("<figure data-n") == page.count('class="yes"') > 3 and "http" not in page
+    assert "expected to be wrong" in capsys.readouterr().out
 
 
-def test_runs_of_other_photos_are_not_averaged(judged, tmp_path):
+def test_wrong_ages_are_ranked_by_years(tmp_path):
+    """Predictions that are often wrong about the border at 30, and right about the years."""
+    generator = np.random.default_rng(3)
+    ages = generator.integers(18, 61, 300)
+    wrong = generator.choice(np.flatnonzero(ages < 26), 3, replace=False)
+    given = ages.copy()
+    given[wrong] += 28
+    near = np.stack([-np.abs(ages - centre) / 5 for centre in (22, 45, 62)], axis=1)
+    logits = np.repeat(near + generator.normal(0, 0.5, near.shape), 6, axis=0).reshape(300, 18)
+    log_probabilities = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    people = [f"{n:03d}_male_Asian_{age}" for n, age in enumerate(given)]
+    paths = [f"/data/{person}/mask1.jpg" for person in people]
+    label = 3 * (np.arange(300) % 2) + np.digitize(given, (30, 60))
+    frame = pd.DataFrame({"person": people, "path": paths, "label": label})
+    tables.write_predictions(tmp_path, frame, log_probabilities)
+    ranked, expected = suspects.rank(suspects.predictions_of([tmp_path]))
+    by_age = ranked[ranked["field"] == "age"]
+    assert set(by_age["person"][:3]) == {people[n] for n in wrong}
+    assert (by_age["years"][:3] < -15).all()
+    assert 3 <= by_age["suspect"].sum() <= 8 and 2 <= expected["age"] <= 8
+
+
+def test_a_page_holds_whatever_names_and_pictures_spell(tmp_path):
+    """Names, and the base64 of pictures, may hold the words and marks of the template."""
+    Image.new("RGB", (30, 40)).save(tmp_path / "mask1.jpg")
+    person = "DATA ROWS {{ x }} </script><b>&\"'_male_Asian_20"
+    row = {"field": "gender", "person": person, "photo": "", "path": str(tmp_path / "mask1.jpg")}
+    row |= {"given": "male", "better": "female", "score": 0.1, "suspect": True, "years": np.nan}
+    table = pd.DataFrame([row | {"path": row["path"]}, row | {"path": str(tmp_path / "gone.jpg")}])
+    page = tmp_path / "index.html"
+    suspects.write_page(pd.DataFrame([row]), table, {"gender": 1}, page)
+    text = page.read_text()
+    data = json.loads(text.split("const rows = ")[1].split(";\n")[0])
+    assert data == [{"person": person, "field": "gender", "better": "female", "photo": ""}]
+    assert text.count("</script>") == 1 and html.escape(person, quote=False)[:20] in text
+    assert text.count("<img") == 1 and "does not exist" in text  # the person's other photo
+
+
+def test_folds_add_up_and_seeds_are_averaged(judged, tmp_path):
     run = judged[0]
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "val_predictions.csv").write_text(
-        "".join((run / "val_predictions.csv").read_text().splitlines(True)[:-1])
-    )
-    with pytest.raises(UserError, match="other photos"):
-        suspects.predictions_of([run, tmp_path / "other"])
+    whole = suspects.predictions_of([run])
+    lines = (run / "val_predictions.csv").read_text().splitlines(True)
+    for fold, rows in enumerate((lines[1:9], lines[9:])):
+        (tmp_path / "folds" / f"fold-{fold}").mkdir(parents=True)
+        text = lines[0] + "".join(rows)
+        (tmp_path / "folds" / f"fold-{fold}" / "val_predictions.csv").write_text(text)
+    for runs in ([tmp_path / "folds"], [run, tmp_path / "folds" / "fold-1"]):
+        pd.testing.assert_frame_equal(suspects.predictions_of(runs), whole)
+    other = lines[1].split(",")
+    other[2] = str((int(other[2]) + 3) % 18)
+    (tmp_path / "val_predictions.csv").write_text(lines[0] + ",".join(other))
+    with pytest.raises(UserError, match="other labels"):
+        suspects.predictions_of([run, tmp_path])
     with pytest.raises(UserError, match="no val_predictions"):
-        suspects.predictions_of([tmp_path])
+        suspects.predictions_of([tmp_path / "gone"])
 
 
 def test_the_shipped_corrections_are_read_and_may_match_nobody(frame, capsys):
@@ -432,10 +481,9 @@ def test_what_cannot_be_read_is_told_before_anything_is_written(tmp_path):
     assert not (tmp_path / "out").exists()
     with pytest.raises(UserError, match="gone: cannot be read"):
         images.files_below(tmp_path / "gone")
-    found = []
-    assert photos_of(
-        tmp_path / "gone", lambda *finding: found.append(finding[1:3])
-    ) == [] and found == [("error", "unreadable")]
+    findings = Findings()
+    assert photos_of(tmp_path / "gone", findings) == []
+    assert [row[1:3] for row in findings.rows] == [("error", "unreadable")]
 
 
 @pytest.mark.parametrize(
