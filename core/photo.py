@@ -124,6 +124,7 @@ def _orientation(photo: Image.Image) -> int:
 
 def upright_rgb(photo: Image.Image) -> Image.Image:
     """The photo turned as its EXIF or XMP says and in RGB, transparency laid on white."""
+    photo.load()  # what is returned must outlive the file
     if photo.mode.startswith("I") or photo.mode == "F":
         photo = _deep_grey(photo)
     if _orientation(photo) != 1:

@@ -131,7 +131,7 @@ def thumbnail(path) -> dict[str, str]:
         with open_photo(path) as stored:
             stored.draft("RGB", THUMBNAIL)
             photo = upright_rgb(stored)
-        photo.thumbnail(THUMBNAIL)
+            photo.thumbnail(THUMBNAIL)
         stream = io.BytesIO()
         photo.save(stream, "JPEG", quality=85)
     except Exception as error:  # decoders raise anything on hostile bytes

@@ -20,6 +20,7 @@ from prediction import tables
 from prediction.model_file import save_model
 from reporting import findings, run
 from reporting.compare import short_names
+from reporting.page import thumbnail
 from reporting.run import run_page
 from training import log
 
@@ -246,6 +247,15 @@ def test_names_are_whole_or_left_out_in_pictures_never_boxes(photos, monkeypatch
     assert "see page" in figures.contact_sheet([korean], ["is"]).axes[0].get_title(loc="left")
     monkeypatch.setattr(figures, "KOREAN", "a font")
     assert "홍길동$.png" in figures.contact_sheet([korean], ["is"]).axes[0].get_title(loc="left")
+
+
+def test_a_thumbnail_of_a_photo_is_a_picture_and_of_a_broken_one_a_reason(photos, tmp_path):
+    (path,) = photos(1)
+    with Image.open(path) as photo:
+        photo.convert("RGB").save(tmp_path / "photo.jpg")
+    assert thumbnail(tmp_path / "photo.jpg")["data_uri"].startswith("data:image/jpeg;base64,")
+    (tmp_path / "photo.jpg").write_bytes((tmp_path / "photo.jpg").read_bytes()[:200])
+    assert thumbnail(tmp_path / "photo.jpg").keys() == {"error"}
 
 
 def test_mistakes_are_shown_most_confident_first_one_a_person(a_run, monkeypatch):
