@@ -90,6 +90,13 @@ def summary(counts: Counter) -> str:
 # ---------------------------------------------------------------------------- in files
 
 
+def make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be made ({error.strerror})") from None
+
+
 class TrackTable:
     """The CSV of tracks. Of a file it appears when whole; of a camera each row is there once
     somebody has passed.
@@ -98,8 +105,8 @@ class TrackTable:
     def __init__(self, path: Path, live: bool):
         self.path = path
         self.part = path if live else path.with_name(f".part-{path.name}")
+        make_folder(path.parent)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             self.stream = self.part.open("w", newline="", encoding="utf-8")
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror})") from None
@@ -131,6 +138,7 @@ class Recorder:
 
     def __init__(self, path: Path, rate: float, live: bool):
         self.path, self.rate, self.live = path, rate, live
+        make_folder(path.parent)
         self.writer, self.began, self.written = None, 0.0, 0
 
     def add(self, seconds: float, frame: np.ndarray) -> None:

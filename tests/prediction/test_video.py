@@ -184,19 +184,20 @@ def test_the_video_of_a_camera_plays_at_the_speed_of_life_and_comes_in_pieces(
     tmp_path, monkeypatch
 ):
     monkeypatch.setattr("prediction.recording.PIECE", 2.0)
-    recorder = Recorder(tmp_path / "door.mp4", RATE, live=True)
+    folder = tmp_path / "new" / "folder"
+    recorder = Recorder(folder / "door.mp4", RATE, live=True)
     frame = np.zeros((48, 64, 3), np.uint8)
     for seconds in (0.0, 0.1, 0.11, 1.0, 2.5, 3.0):
         recorder.add(seconds, frame)
         if seconds == 1.0:
-            (first,) = tmp_path.iterdir()
+            (first,) = folder.iterdir()
             assert first.name.startswith(".part-")
-    names = sorted(path.name for path in tmp_path.iterdir())
+    names = sorted(path.name for path in folder.iterdir())
     assert len(names) >= 1 and not names[-1].startswith(".part")
-    reader = cv2.VideoCapture(str(tmp_path / names[-1]))
+    reader = cv2.VideoCapture(str(folder / names[-1]))
     assert reader.get(cv2.CAP_PROP_FRAME_COUNT) == 11 and reader.get(cv2.CAP_PROP_FPS) == RATE
     recorder.close(whole=False)
-    assert not list(tmp_path.glob(".part*"))
+    assert not list(folder.glob(".part*"))
 
 
 def test_the_table_of_a_camera_has_each_row_at_once_and_that_of_a_file_when_whole(tmp_path):
