@@ -1,39 +1,48 @@
-"""Scores of 18-class answers, their uncertainty, and decision offsets tuned for macro-F1. NumPy only.
+"""Scores of 18-class predictions, their uncertainty, and decision offsets tuned for macro-F1.
 
-Everywhere: `labels` is the truth and `ans` the answers, (N,) whole numbers 0..17; a row or index of 18 is a class in that order.
+Everywhere: `labels` is the ground truth and `ans` the predictions, (N,) whole numbers 0..17; an
+axis of 18 is the classes in that order.
 """
 
 import numpy as np
+from sklearn.metrics import confusion_matrix, f1_score
 
 from core.labels import ATTRIBUTES, CLASSES, decode
 
 
 # ---------------------------------------------------------------------------- scores
 def confusion(labels, ans) -> np.ndarray:
-    """(18, 18) counts, rows the truth, columns the answers. Raises ValueError for unequal lengths, no rows or classes outside 0..17."""
+    """(18, 18) counts, rows are labels, columns predictions.
+
+    ValueError for unequal lengths, no rows, or classes outside 0..17.
+    """
     labels, ans = _classes(labels), _classes(ans, like=labels)
-    return _tally(labels, ans, CLASSES)
+    return confusion_matrix(labels, ans, labels=np.arange(CLASSES))
 
 
 def per_class_f1(labels, ans) -> np.ndarray:
-    """(18,) F1 of every class; nan for a class that is neither in the truth nor in the answers."""
-    return _f1(_counts(confusion(labels, ans)))
+    """(18,) F1 of every class; nan for a class in neither the labels nor the predictions."""
+    labels, ans = _classes(labels), _classes(ans, like=labels)
+    classes = np.arange(CLASSES)
+    return f1_score(labels, ans, labels=classes, average=None, zero_division=np.nan)
 
 
 def macro_f1(labels, ans) -> float:
-    """Unweighted mean F1 over the classes present in truth or answers, as scikit-learn's `f1_score(average="macro")` has it.
+    """Mean F1 over the classes present in labels or predictions: the competition's metric.
 
-    That is the competition's scorer: a class that is only ever answered wrongly, or never answered, counts as 0.
+    Equals scikit-learn's `f1_score(average="macro")`, which is too slow for the thousands of scores
+    that a bootstrap or the tuning of offsets takes.
     """
-    return float(np.nanmean(per_class_f1(labels, ans)))
+    labels, ans = _classes(labels), _classes(ans, like=labels)
+    return float(np.nanmean(_f1(_counts(_tally(labels, ans, CLASSES)))))
 
 
 def score(labels, ans) -> dict[str, float]:
-    """macro_f1, accuracy, and the accuracies of mask, gender and age by themselves; all in 0..1."""
+    """macro_f1, accuracy, and the accuracies of mask, gender and age; all in 0..1."""
     labels, ans = _classes(labels), _classes(ans, like=labels)
     scores = {"macro_f1": macro_f1(labels, ans), "accuracy": float(np.mean(labels == ans))}
-    for attribute, truth, answer in zip(ATTRIBUTES, decode(labels), decode(ans), strict=True):
-        scores[attribute] = float(np.mean(truth == answer))
+    for attribute, label, predicted in zip(ATTRIBUTES, decode(labels), decode(ans), strict=True):
+        scores[attribute] = float(np.mean(label == predicted))
     return scores
 
 
@@ -47,38 +56,40 @@ def _classes(values, like=None) -> np.ndarray:
         or values.max() >= CLASSES
     ):
         raise ValueError(
-            f"expected a row of whole numbers 0..{CLASSES - 1}, got {values.dtype} of shape {values.shape}"
+            f"expected whole numbers 0..{CLASSES - 1} of shape (N,), "
+            f"got {values.dtype} of shape {values.shape}"
         )
     if like is not None and len(values) != len(like):
-        raise ValueError(f"{len(like)} labels but {len(values)} answers")
+        raise ValueError(f"{len(like)} labels but {len(values)} predictions")
     return values.astype(np.int64)
 
 
 def _tally(groups, classes, count: int) -> np.ndarray:
-    """(count, 18): how often each class stands in each of `count` groups."""
+    """(count, 18): how often each class occurs in each of `count` groups."""
     return np.bincount(groups * CLASSES + classes, minlength=count * CLASSES).reshape(
         count, CLASSES
     )
 
 
 def _counts(table: np.ndarray) -> np.ndarray:
-    """Confusion (18, 18) -> (3, 18): right answers, photos and answers of each class, all that F1 needs."""
+    """Confusion (18, 18) -> (3, 18): hits, photos and predictions of each class, for F1."""
     return np.stack([table.diagonal(), table.sum(axis=1), table.sum(axis=0)])
 
 
 def _f1(counts: np.ndarray) -> np.ndarray:
-    """(..., 3, 18) counts -> (..., 18) F1 = 2 hits / (photos + answers), nan where a class is absent from both."""
-    hits, photos, answers = np.moveaxis(counts, -2, 0)
+    """(..., 3, 18) counts -> (..., 18) F1, nan where a class is in neither."""
+    hits, photos, predictions = np.moveaxis(counts, -2, 0)
     with np.errstate(invalid="ignore"):
-        return 2 * hits / (photos + answers)
+        return 2 * hits / (photos + predictions)
 
 
-# ---------------------------------------------------------------------------- uncertainty: resampling people
+# ---------------------------------------------------------------------------- uncertainty
 def bootstrap(labels, ans, person, repeats: int = 1000, seed: int = 0) -> tuple[float, float]:
-    """(low, high): the 95 % percentile interval of macro-F1 when people, not photos, are drawn with replacement.
+    """(low, high): the 95% bootstrap percentile interval of macro-F1, people resampled.
 
-    `person` (N,) names whom each photo shows. A person's photos share a face, so resampling photos would make the interval
-    too narrow (the cluster bootstrap: Davison and Hinkley 1997, section 3.8). Each resample is scored over the classes it holds.
+    `person` (N,) names whom each photo shows. Photos of a person share a face, so that resampling
+    photos would give too narrow an interval (the cluster bootstrap: Davison and Hinkley 1997,
+    section 3.8). Each resample is scored over the classes it holds.
     """
     low, high = np.percentile(_resample(labels, [ans], person, repeats, seed)[:, 0], [2.5, 97.5])
     return float(low), float(high)
@@ -87,9 +98,10 @@ def bootstrap(labels, ans, person, repeats: int = 1000, seed: int = 0) -> tuple[
 def paired_bootstrap(
     labels, ans_a, ans_b, person, repeats: int = 1000, seed: int = 0
 ) -> dict[str, float]:
-    """How much better `ans_a` is than `ans_b` in macro-F1, both scored on the same resamples of people.
+    """How much better `ans_a` is than `ans_b` in macro-F1, on the same resamples of people.
 
-    difference (mean of a - b), low and high (its 95 % interval), share (of resamples in which a beats b; a tie is no win).
+    difference: the mean of a - b; low, high: its 95% interval; share: of the resamples in which a
+    scores higher (a tie does not count).
     """
     scores = _resample(labels, [ans_a, ans_b], person, repeats, seed)
     differences = scores[:, 0] - scores[:, 1]
@@ -102,15 +114,18 @@ def paired_bootstrap(
     }
 
 
-def _resample(labels, answers: list, person, repeats: int, seed: int) -> np.ndarray:
-    """(repeats, len(answers)) macro-F1; counts are summed per person once, so that a resample is one matrix product."""
+def _resample(labels, predictions: list, person, repeats: int, seed: int) -> np.ndarray:
+    """(repeats, len(predictions)) macro-F1.
+
+    Counts are summed per person once, so that a resample is one matrix product.
+    """
     labels = _classes(labels)
     people, who = np.unique(np.asarray(person), return_inverse=True)
     if len(who) != len(labels):
         raise ValueError(f"{len(labels)} labels but {len(who)} persons")
     size = len(people)
-    counts = []  # of each answerer: right answers, photos and answers of each class, (people, 18) each
-    for ans in (_classes(ans, like=labels) for ans in answers):
+    counts = []  # of each `ans`: hits, photos and predictions of each class, (people, 18) each
+    for ans in (_classes(ans, like=labels) for ans in predictions):
         right = labels == ans
         counts += [
             _tally(who[right], labels[right], size),
@@ -119,32 +134,34 @@ def _resample(labels, answers: list, person, repeats: int, seed: int) -> np.ndar
         ]
     rows = np.hstack(counts).astype(float)
     generator = np.random.default_rng(seed)
-    scores = np.empty((repeats, len(answers)))
+    scores = np.empty((repeats, len(predictions)))
     for repeat in range(repeats):
         drawn = np.bincount(generator.integers(size, size=size), minlength=size)
-        scores[repeat] = np.nanmean(_f1((drawn @ rows).reshape(len(answers), 3, CLASSES)), axis=-1)
+        counts = (drawn @ rows).reshape(len(predictions), 3, CLASSES)
+        scores[repeat] = np.nanmean(_f1(counts), axis=-1)
     return scores
 
 
 # ---------------------------------------------------------------------------- decision offsets
-GRID = np.linspace(
-    -2, 2, 81
-)  # natural logarithms: a factor of 1/7.4 to 7.4 on the odds, in steps of 5 %
+# Natural logarithms: a factor of 1/7.4 to 7.4 on the odds, in steps of 5%.
+GRID = np.linspace(-2, 2, 81)
 
 
 def tune_offsets(log_probabilities, labels, tolerance: float = 5e-4) -> np.ndarray:
-    """(18,) offsets to add to (N, 18) log-probabilities before the argmax, chosen for macro-F1 on `labels`.
+    """(18,) offsets to add to (N, 18) log-probabilities before the argmax, tuned for macro-F1.
 
-    Moves the decision thresholds (Lipton et al. 2014, https://arxiv.org/abs/1402.1892; logit adjustment: Menon et al. 2021,
-    https://arxiv.org/abs/2007.07314). An offset is the sum of one for the mask, one for the gender and one for the age band:
-    8 numbers instead of 18, less to overfit. Coordinate ascent over GRID from zero; a step is taken only if it gains more than
-    `tolerance` of macro-F1, and all stay zero if none does. Deterministic. Give it out-of-fold predictions, never the
-    photos trained on. Raises ValueError for other shapes or for values that are not finite.
+    Moves the decision thresholds (Lipton et al. 2014, https://arxiv.org/abs/1402.1892; logit
+    adjustment: Menon et al. 2021, https://arxiv.org/abs/2007.07314). An offset is the sum of one
+    for the mask, one for the gender and one for the age band: 8 numbers instead of 18, less to
+    overfit. Coordinate ascent over GRID from zero; a step is taken only if it gains more than
+    `tolerance` of macro-F1, and all stay zero if none does. Deterministic. Give it out-of-fold
+    predictions, never the photos trained on. ValueError for other shapes or non-finite values.
     """
     scores, labels = np.array(log_probabilities, dtype=float), _classes(labels)
     if scores.shape != (len(labels), CLASSES) or not np.isfinite(scores).all():
         raise ValueError(
-            f"expected finite log-probabilities of shape ({len(labels)}, {CLASSES}), got {scores.shape}"
+            f"expected finite log-probabilities of shape ({len(labels)}, {CLASSES}), "
+            f"got {scores.shape}"
         )
     best = start = macro_f1(labels, scores.argmax(axis=1))
     offsets = np.zeros(CLASSES)
@@ -153,9 +170,8 @@ def tune_offsets(log_probabilities, labels, tolerance: float = 5e-4) -> np.ndarr
         for axis, names in enumerate(ATTRIBUTES.values())
         for value in range(len(names))
     }
-    grid = GRID[
-        np.argsort(np.abs(GRID), kind="stable")
-    ]  # the argmax below takes the first of equals: the one nearest zero
+    # The argmax below takes the first of equals: the one nearest zero.
+    grid = GRID[np.argsort(np.abs(GRID), kind="stable")]
     improved = True
     while improved:
         improved = False
@@ -175,9 +191,9 @@ def tune_offsets(log_probabilities, labels, tolerance: float = 5e-4) -> np.ndarr
 
 
 def cross_fitted_offsets(log_probabilities, labels, fold) -> tuple[np.ndarray, float, float]:
-    """Offsets tuned on all out-of-fold predictions, the macro-F1 without offsets, and an honest one with them.
+    """Offsets tuned on all out-of-fold predictions, macro-F1 without them, and with them.
 
-    For the last, each fold (N,) is answered with the offsets tuned on the other folds.
+    For the last, which is not optimistic, the offsets of each fold (N,) are tuned on the others.
     """
     ans = np.array(log_probabilities).argmax(axis=1)
     before = macro_f1(labels, ans)
@@ -192,7 +208,7 @@ def cross_fitted_offsets(log_probabilities, labels, fold) -> tuple[np.ndarray, f
 def _sweep(scores, labels, inside, grid) -> np.ndarray:
     """(len(grid),) macro-F1 for each value of `grid` added to the classes `inside`.
 
-    A photo's answer is the best class inside or the best outside, so 18 columns need to be looked at only once.
+    The prediction is the best class inside or the best outside: two columns are enough.
     """
     classes_in, classes_out = np.flatnonzero(inside), np.flatnonzero(~inside)
     best_in, best_out = (
@@ -200,4 +216,5 @@ def _sweep(scores, labels, inside, grid) -> np.ndarray:
         classes_out[scores[:, ~inside].argmax(axis=1)],
     )
     lead = scores[:, ~inside].max(axis=1) - scores[:, inside].max(axis=1)
-    return np.array([macro_f1(labels, np.where(value > lead, best_in, best_out)) for value in grid])
+    predictions = (np.where(value > lead, best_in, best_out) for value in grid)
+    return np.array([macro_f1(labels, ans) for ans in predictions])

@@ -133,7 +133,7 @@ def test_paired_bootstrap_of_the_same_answers_is_no_win():
 def test_bootstrap_refuses_persons_of_other_photos():
     with pytest.raises(ValueError, match="2 labels but 1 persons"):
         metrics.bootstrap([0, 1], [0, 1], ["a"])
-    with pytest.raises(ValueError, match="2 labels but 1 answers"):
+    with pytest.raises(ValueError, match="2 labels but 1 predictions"):
         metrics.bootstrap([0, 1], [0], ["a", "b"])
 
 
