@@ -158,7 +158,7 @@ def train(
         train_frame["path"],
         args.resize,
         args.crop,
-        augmentation.augmentation(args.augmentation),
+        augmentation.augmentation(args.augmentation, size=tuple(args.resize)),
         args.seed,
         cache,
     )

@@ -1,82 +1,188 @@
-"""Random augmentation of photos (albumentations), and mixing within a batch."""
+"""Random augmentation of photos, and mixing within a batch.
+
+A new augmentation is a row of AUGMENTATIONS and its steps in _steps, or a file of your own.
+"""
 
 import os
+import random
+import re
+import warnings
+from pathlib import Path
 
 import numpy as np
 
-from core.errors import UserError
+from core.errors import UserError, first_line
 
-os.environ.setdefault(
-    "NO_ALBUMENTATIONS_UPDATE", "1"
-)  # no look for a newer release at every import
-
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it looks for a newer release at import
 
 AUGMENTATIONS = {
     "none": "no change",
-    "winners": "colour jitter of 0.1 in brightness, contrast, saturation and hue, as the winning team ran it",
+    "winners": "colour jitter of 0.1 in brightness, contrast, saturation and hue, as the winning "
+    "team ran it",
     "mild": "flip, shift, scale, rotation, colour jitter",
     "default": "as mild, wider, with shear, grey photos, blur and erased patches",
+    "clahe": "as mild, with the local contrast of half of the photos equalised (CLAHE)",
+    "autoaugment": "flip, AutoAugment's policy for ImageNet (Cubuk et al. 2018)",
+    "randaugment": "flip, RandAugment: two of 15 operations, magnitude 9 (Cubuk et al. 2019)",
+    "augmix": "flip, AugMix: three chains of operations, mixed (Hendrycks et al. 2019)",
 }
-
-
+POLICIES = {
+    "autoaugment": "original-mstd0.5",
+    "randaugment": "rand-m9-mstd0.5-inc1",
+    "augmix": "augmix-m3-w3",
+}  # in the words of timm.data.auto_augment, which --augmentation takes too
+TIMM = r"(rand|augmix|originalr?|v0r?|3a)(-[a-z]+[0-9.]+)+"
+FILES = (".yaml", ".yml", ".json")
 SEED_NAMES = {
     "BaseAugmentation": "none",
     "CustomAugmentation": "winners",
 }  # class names of the competition's own code
 
 
-def augmentation(name: str, seed: int = 0):
-    """The named augmentation as an albumentations.Compose over (H, W, 3) uint8 `image`; None for "none"."""
-    name = SEED_NAMES.get(name, name)
-    if name not in AUGMENTATIONS:
+# ---------------------------------------------------------------------------- one photo
+def check_name(name: str) -> None:
+    """UserError unless `name` is an augmentation's, a policy of timm's or a file."""
+    if Path(name).suffix.lower() in FILES:
+        if not Path(name).is_file():
+            raise UserError(f"--augmentation {name}: does not exist")
+    elif not (name in AUGMENTATIONS or name in SEED_NAMES or re.fullmatch(TIMM, name)):
         raise UserError(
-            f"--augmentation: there is no {name!r}; known are {', '.join([*AUGMENTATIONS, *SEED_NAMES])}"
+            f"--augmentation: there is no {name!r}; known are {', '.join(AUGMENTATIONS)}, policies "
+            "of timm such as rand-m5-n3, and files of albumentations (.yaml, .json)"
         )
+
+
+def augmentation(name: str, seed: int = 0, size: tuple[int, int] = (256, 192)):
+    """A named augmentation, one of timm's policies or a file of albumentations; None for "none".
+
+    Called as `augment(image=pixels)["image"]` on (H, W, 3) uint8 of `size`, after
+    `augment.set_random_seed(seed)`. Raises UserError for what cannot be used.
+    """
+    name = SEED_NAMES.get(name, name)
+    check_name(name)
     if name == "none":
         return None
     import albumentations as A
     import cv2
 
-    cv2.setNumThreads(0)  # one photo is too small a job to be shared out
+    cv2.setNumThreads(0)  # one photo is too small a job to be divided
+    if Path(name).suffix.lower() in FILES:
+        return _from_file(Path(name), seed, size)
+    if name in POLICIES or re.fullmatch(TIMM, name):
+        return Policy(POLICIES.get(name, name), size, seed)
+    return A.Compose(_steps(name), seed=seed)
+
+
+def _steps(name: str) -> list:
+    import albumentations as A
+    import cv2
+
     border = {"border_mode": cv2.BORDER_REFLECT_101, "interpolation": cv2.INTER_LINEAR}
     if name == "winners":
-        steps = [A.ColorJitter((0.9, 1.1), (0.9, 1.1), (0.9, 1.1), (-0.1, 0.1), p=1.0)]
-    elif name == "mild":
+        return [A.ColorJitter((0.9, 1.1), (0.9, 1.1), (0.9, 1.1), (-0.1, 0.1), p=1.0)]
+    if name in ("mild", "clahe"):
+        shift = (-0.05, 0.05)
         steps = [
             A.HorizontalFlip(p=0.5),
-            A.Affine(
-                scale=(0.9, 1.1), translate_percent=(-0.05, 0.05), rotate=(-10, 10), p=0.8, **border
-            ),
+            A.Affine(scale=(0.9, 1.1), translate_percent=shift, rotate=(-10, 10), p=0.8, **border),
             A.RandomBrightnessContrast(0.2, 0.2, p=0.8),
             A.HueSaturationValue(5, 20, 0, p=0.3),
         ]
-    else:
-        steps = [
-            A.HorizontalFlip(p=0.5),
-            A.Affine(
-                scale=(0.8, 1.2),
-                translate_percent=(-0.08, 0.08),
-                rotate=(-15, 15),
-                shear=(-5, 5),
-                p=0.9,
-                **border,
-            ),
-            A.RandomBrightnessContrast(0.3, 0.3, p=0.8),
-            A.HueSaturationValue(8, 30, 0, p=0.4),
-            A.ToGray(p=0.1),
-            A.GaussianBlur(blur_limit=(3, 5), p=0.1),
-            A.CoarseDropout(
-                num_holes_range=(1, 2),
-                hole_height_range=(0.1, 0.3),
-                hole_width_range=(0.1, 0.3),
-                p=0.3,
-            ),
-        ]
-    return A.Compose(steps, seed=seed)
+        return [*steps, A.CLAHE(p=0.5)] if name == "clahe" else steps
+    sides = (0.1, 0.3)
+    return [
+        A.HorizontalFlip(p=0.5),
+        A.Affine(
+            scale=(0.8, 1.2),
+            translate_percent=(-0.08, 0.08),
+            rotate=(-15, 15),
+            shear=(-5, 5),
+            p=0.9,
+            **border,
+        ),
+        A.RandomBrightnessContrast(0.3, 0.3, p=0.8),
+        A.HueSaturationValue(8, 30, 0, p=0.4),
+        A.ToGray(p=0.1),
+        A.GaussianBlur(blur_limit=(3, 5), p=0.1),
+        A.CoarseDropout(
+            num_holes_range=(1, 2), hole_height_range=sides, hole_width_range=sides, p=0.3
+        ),
+    ]
 
 
+def _from_file(path: Path, seed: int, size: tuple[int, int]):
+    """What albumentations.save wrote: names of its classes and numbers, no code that would run."""
+    import albumentations as A
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # albumentations warns of arguments it does not know
+            step = A.from_dict(content)
+        augment = step if isinstance(step, A.Compose) else A.Compose([step])
+        augment.set_random_seed(seed)
+        pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+        seen = [augment(image=pixels)["image"] for _ in range(8)]
+    except Exception as error:  # anything, from YAML to any of its classes
+        what = f"has no {error}" if isinstance(error, KeyError) else first_line(error)
+        raise UserError(
+            f"--augmentation {path}: cannot be used ({what}); write it with albumentations.save"
+        ) from None
+    for image in seen:
+        if getattr(image, "shape", None) != pixels.shape or image.dtype != np.uint8:
+            raise UserError(
+                f"--augmentation {path}: changes the photo's size or type; leave out resizing, "
+                "normalisation and tensors, which are the model's business"
+            )
+    return augment
+
+
+class Policy:
+    """A flip and one of timm's policies, called like an albumentations.Compose."""
+
+    def __init__(self, config: str, size: tuple[int, int], seed: int = 0):
+        from timm.data import auto_augment
+
+        create = {
+            "rand": auto_augment.rand_augment_transform,
+            "augmix": auto_augment.augment_and_mix_transform,
+        }.get(config.split("-")[0], auto_augment.auto_augment_transform)
+        grey = {"translate_const": round(min(size) * 0.45), "img_mean": (128, 128, 128)}
+        try:
+            self.transform = create(config, grey)
+        except Exception as error:
+            raise UserError(
+                f"--augmentation {config}: timm knows no such policy ({first_line(error)})"
+            ) from None
+        self.seed = seed
+
+    def set_random_seed(self, seed: int) -> None:
+        self.seed = seed
+
+    def __call__(self, image: np.ndarray) -> dict:
+        from PIL import Image
+
+        states = random.getstate(), np.random.get_state()  # timm draws from the global ones
+        random.seed(self.seed)
+        np.random.seed(self.seed)
+        try:
+            if random.random() < 0.5:
+                image = image[:, ::-1]
+            changed = np.array(self.transform(Image.fromarray(np.ascontiguousarray(image))))
+        finally:
+            self.seed = random.getrandbits(31)
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+        return {"image": changed}
+
+
+# ---------------------------------------------------------------------------- a batch
 def partners(masks, generator):
-    """For each photo of a batch another one of the same mask state (itself if it is the only one): positions (B,)."""
+    """For each photo of a batch another one of the same mask state: positions (B,).
+
+    A photo that is the only one of its state is its own partner.
+    """
     order = np.arange(len(masks))
     for mask in np.unique(masks):
         members = generator.permutation(np.flatnonzero(masks == mask))
@@ -85,12 +191,31 @@ def partners(masks, generator):
 
 
 def half_face(images, order, left):
-    """Half-face CutMix: each photo keeps one half and takes the other from photo `order[i]`; `left` (B,) says which half stays.
+    """Half-face CutMix: each photo keeps one half and takes the other from photo `order[i]`.
 
-    images (B, C, H, W) -> the same shape. Both halves weigh 1/2 in the label. CutMix: Yun et al. 2019, https://arxiv.org/abs/1905.04899.
+    images (B, C, H, W) -> the same shape; `left` (B,) says which half stays. Both halves weigh 1/2
+    in the label.
     """
     import torch
 
     half = torch.arange(images.shape[-1], device=images.device) < images.shape[-1] // 2
     keep = half[None, None, None, :] == left[:, None, None, None]
     return torch.where(keep, images, images[order])
+
+
+def cutmix(images, order, generator):
+    """CutMix: a box of each photo is that of photo `order[i]` (Yun et al. 2019,
+    https://arxiv.org/abs/1905.04899).
+
+    images (B, C, H, W) -> the same shape, and the share of each photo that is its own. The box
+    covers Beta(1, 1) of the photo, less what lies outside.
+    """
+    height, width = images.shape[-2:]
+    side = np.sqrt(generator.random())
+    y, x = generator.random(2) * (height, width)
+    half_height, half_width = side * height / 2, side * width / 2
+    top, bottom = (round(np.clip(edge, 0, height)) for edge in (y - half_height, y + half_height))
+    left, right = (round(np.clip(edge, 0, width)) for edge in (x - half_width, x + half_width))
+    mixed = images.clone()
+    mixed[..., top:bottom, left:right] = images[order][..., top:bottom, left:right]
+    return mixed, 1 - (bottom - top) * (right - left) / (height * width)

@@ -19,7 +19,7 @@ def read_data(args):
     """The frame of photos and the split of its people, both checked; says what was found."""
     source, why = data_folder(args.data_dir, "train")
     args.data_dir = str(source)
-    frame = dataset.read_train(source, args.corrections)
+    frame = dataset.read_train(source, args.corrections, args.recursive == "yes")
     if args.split:
         split = read_split(Path(args.split), frame)
     else:

@@ -1,4 +1,4 @@
-"""The flags of train.py: the table, parsing, validation. Standard library only.
+"""The flags of train.py: the table, parsing, validation. No imports that --help would wait for.
 
 A flag on the command line beats --config FILE, which beats --recipe NAME, which beats the table.
 """
@@ -55,6 +55,8 @@ FLAGS = {
         ("split", None, "reuse the split.csv of another run", {"metavar": "FILE"}),
         ("bands", [30, 60], "age-band borders of the training labels, in years (upper-exclusive); "
             "scores always use 30 and 60", PAIR | {"metavar": ("LOW", "HIGH")}),
+        ("recursive", "no", "find people and photos in subfolders too",
+            {"nargs": "?", "const": "yes", "choices": ("yes", "no")}),
         ("check_photos", "yes", "open every photo before training starts", YES_NO),
     ],
     "photos": [
@@ -62,8 +64,9 @@ FLAGS = {
             PAIR | {"metavar": ("H", "W")}),
         ("crop", [448, 336], "centre crop in pixels of a 512 x 384 photo; scaled for other sizes",
             PAIR | {"metavar": ("H", "W")}),
-        ("augmentation", "default", "augmentation by name: none, mild, default, winners, "
-            "BaseAugmentation or CustomAugmentation", {}),
+        ("augmentation", "default", "none, winners, mild, default, clahe, autoaugment, randaugment, "
+            "augmix, a policy of timm such as rand-m5-n3, or a file that albumentations.save wrote "
+            "(.yaml, .json)", {"metavar": "NAME|FILE"}),
         ("tta", ["flip"], "test-time augmentations, in validation and inference: mirror image, "
             "shifts, scales; --tta alone for none", {"nargs": "*", "choices": VIEWS}),
     ],
@@ -133,6 +136,7 @@ FLAGS = {
         ("statistics", "backbone", "mean and std to use: the backbone's, or those of the training "
             "photos", {"choices": ("backbone", "measured")}),
         ("mixup", 0.0, "probability of MixUp for a batch (Beta(0.4, 0.4))", {"metavar": "P"}),
+        ("cutmix", 0.0, "probability of CutMix for a batch (Beta(1, 1))", {"metavar": "P"}),
         ("half_face", 0.0, "probability that a batch joins face halves of two people with the same "
             "mask state", {"metavar": "P"}),
         ("model_kwargs", [], "extra arguments for timm.create_model, such as drop_path_rate=0.1",
@@ -233,12 +237,12 @@ def _fits(action, value) -> bool:
     """Whether a value from a config is one that the flag could have had."""
     if value is None:
         return action.default is None
-    many = action.nargs is not None
+    many = action.nargs not in (None, "?")
     values = value if many and isinstance(value, list) else [value]
     kinds = {int: (int,), float: (int, float)}.get(action.type, (str,))
     return (
         isinstance(value, list) == many
-        and action.nargs in (None, "*", len(values))
+        and action.nargs in (None, "?", "*", len(values))
         and all(type(v) in kinds and (not action.choices or v in action.choices) for v in values)
     )
 
@@ -249,11 +253,13 @@ ABOVE_ZERO = (
 )
 FROM_ZERO = ("warmup", "clip", "weight_decay", "freeze", "seed", "keep", "workers")
 BELOW_ONE = ("val_ratio", "ema", "f1_memory", "drop", "smoothing")
-UP_TO_ONE = ("f1_share", "mixup", "half_face")
+UP_TO_ONE = ("f1_share", "mixup", "cutmix", "half_face")
 
 
 def check(args) -> None:
     """UserError for a value outside its flag's range."""
+    from training.augmentation import check_name
+
     for key, value in vars(args).items():
         for number in value if isinstance(value, list) else [value]:
             if isinstance(number, float) and not math.isfinite(number):
@@ -273,6 +279,11 @@ def check(args) -> None:
     for key in ("resize", "crop"):
         if min(getattr(args, key) or [1]) < 1:
             raise UserError(f"--{key}: give a height and a width in pixels")
+    if args.mixup + args.cutmix + args.half_face > 1:
+        raise UserError(
+            "--mixup, --cutmix and --half_face: give probabilities that sum to 1 at most"
+        )
+    check_name(args.augmentation)
     low, high = args.bands
     if not 0 < low < high < 100:
         raise UserError(f"--bands {low} {high}: give two ages, the lower first")

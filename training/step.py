@@ -33,7 +33,7 @@ class Blend(NamedTuple):
 
 
 def mix(images, masks, args, generator):
-    """Blend or halve the batch in pairs, as --mixup and --half_face ask: the images, and their Blend or None."""
+    """Mix the batch in pairs, as --mixup, --half_face and --cutmix ask: images, Blend or None."""
     draw = generator.random()
     if draw < args.mixup:
         share = float(generator.beta(0.4, 0.4))
@@ -44,6 +44,10 @@ def mix(images, masks, args, generator):
         partner = torch.from_numpy(augmentation.partners(masks, generator)).to(images.device)
         left = torch.from_numpy(generator.random(len(images)) < 0.5).to(images.device)
         return augmentation.half_face(images, partner, left), Blend(partner, 0.5)
+    if draw < args.mixup + args.half_face + args.cutmix:
+        partner = torch.from_numpy(generator.permutation(len(images))).to(images.device)
+        images, share = augmentation.cutmix(images, partner, generator)
+        return images, Blend(partner, share)
     return images, None
 
 

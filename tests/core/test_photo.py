@@ -14,11 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from core import listing, photo
-from core.errors import UserError
 from core.folders import ROOT
 from core.photo import PhotoError, crop_box, load_photo
 from prediction import tta
-from training import augmentation
 
 SIZE = (48, 36)  # of a photo, height and width
 
@@ -385,62 +383,6 @@ def test_shrinking_does_not_alias(tmp_path):
     stripes = np.zeros((400, 400, 3), np.uint8)
     stripes[:, ::2] = 255
     assert np.abs(load_photo(saved(tmp_path, stripes), (50, 50)).astype(int) - 127).max() <= 5
-
-
-# ---------------------------------------------------------------------------- augmentation
-
-
-@pytest.mark.parametrize("name", ["winners", "mild", "default"])
-def test_augmentation_changes_photos_and_keeps_their_form(name, smooth):
-    augment = augmentation.augmentation(name, seed=1)
-    before = smooth.copy()
-    seen = [augment(image=smooth)["image"] for _ in range(8)]
-    assert all(pixels.shape == smooth.shape and pixels.dtype == np.uint8 for pixels in seen)
-    assert len({pixels.tobytes() for pixels in seen}) > 4
-    assert np.array_equal(smooth, before)
-
-
-def test_the_winners_change_colours_only(smooth):
-    pixels = augmentation.augmentation("winners", seed=3)(image=smooth)["image"].astype(int)
-    assert np.abs(pixels - smooth).mean() < 40
-    flat = augmentation.augmentation("winners", seed=3)(image=np.full((9, 9, 3), 90, np.uint8))[
-        "image"
-    ]
-    assert len(np.unique(flat.reshape(-1, 3), axis=0)) == 1
-
-
-def test_names_of_the_competitions_code_are_known():
-    assert augmentation.augmentation("BaseAugmentation") is None
-    assert [
-        type(step).__name__ for step in augmentation.augmentation("CustomAugmentation").transforms
-    ] == ["ColorJitter"]
-
-
-def test_an_unknown_augmentation_names_the_known():
-    with pytest.raises(UserError, match=r"'wild'.*winners.*default"):
-        augmentation.augmentation("wild")
-
-
-# ---------------------------------------------------------------------------- mixing
-
-
-@given(st.lists(st.integers(0, 2), min_size=1, max_size=32), st.integers(0, 99))
-def test_partners_share_the_mask_state_and_are_others_where_there_are(masks, seed):
-    masks = np.array(masks)
-    order = augmentation.partners(masks, np.random.default_rng(seed))
-    assert sorted(order) == list(range(len(masks)))
-    assert (masks[order] == masks).all()
-    alone = np.array([(masks == mask).sum() == 1 for mask in masks])
-    assert ((order == np.arange(len(masks))) == alone).all()
-
-
-def test_half_face_keeps_one_half_and_takes_the_other():
-    images = torch.arange(3.0)[:, None, None, None].expand(3, 3, 4, 6)
-    mixed = augmentation.half_face(
-        images, torch.tensor([1, 2, 0]), torch.tensor([True, False, True])
-    )
-    assert mixed[:, 0, 0].tolist() == [[0, 0, 0, 1, 1, 1], [2, 2, 2, 1, 1, 1], [2, 2, 2, 0, 0, 0]]
-    assert mixed.shape == images.shape
 
 
 # ---------------------------------------------------------------------------- views

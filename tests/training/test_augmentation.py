@@ -1,0 +1,154 @@
+import random
+
+import albumentations as A
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.errors import UserError
+from training import augmentation
+
+
+@pytest.fixture
+def smooth():
+    """A smooth gradient (64, 48, 3), more red to the right, more green downwards."""
+    y, x = np.mgrid[0:64, 0:48]
+    return np.stack([x * 255 // 47, y * 255 // 63, np.full_like(x, 40)], -1).astype(np.uint8)
+
+
+NAMES = [name for name in augmentation.AUGMENTATIONS if name != "none"]
+
+
+@pytest.mark.parametrize("name", [*NAMES, "rand-m5-n3"])
+def test_augmentation_changes_photos_and_keeps_their_form(name, smooth):
+    augment = augmentation.augmentation(name, seed=1)
+    before = smooth.copy()
+    seen = [augment(image=smooth)["image"] for _ in range(8)]
+    assert all(pixels.shape == smooth.shape and pixels.dtype == np.uint8 for pixels in seen)
+    assert len({pixels.tobytes() for pixels in seen}) > 4
+    assert np.array_equal(smooth, before)
+
+
+@pytest.mark.parametrize("name", ["default", "randaugment", "augmix"])
+def test_augmentation_is_a_function_of_its_seed_and_leaves_other_randomness_alone(name, smooth):
+    augment = augmentation.augmentation(name)
+    before = random.getstate(), np.random.get_state()[1].tolist()
+    seen = []
+    for seed in (1, 2, 1):
+        augment.set_random_seed(seed)
+        seen.append(augment(image=smooth)["image"].tobytes())
+    assert seen[0] == seen[2] != seen[1]
+    assert before == (random.getstate(), np.random.get_state()[1].tolist())
+
+
+@pytest.mark.parametrize("kind", ["yaml", "json"])
+@pytest.mark.parametrize(
+    "steps",
+    [
+        A.Compose([A.HorizontalFlip(p=1)]),
+        A.HorizontalFlip(p=1),
+        A.OneOf([A.HorizontalFlip(p=1)], p=1),
+    ],
+)
+def test_an_augmentation_of_ones_own_is_read_from_albumentations_file(
+    tmp_path, smooth, kind, steps
+):
+    A.save(steps, tmp_path / f"my.{kind}", data_format=kind)
+    augment = augmentation.augmentation(str(tmp_path / f"my.{kind}"), size=(64, 48))
+    augment.set_random_seed(1)
+    assert np.array_equal(augment(image=smooth)["image"], smooth[:, ::-1])
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (A.Compose([A.Resize(8, 8)]), "changes the photo's size or type"),
+        (A.Compose([A.Normalize()]), "changes the photo's size or type"),
+        (A.Compose([A.RandomCrop(300, 300)]), "cannot be used"),
+        ("transform: [", "cannot be used"),
+        ("- 1", "cannot be used"),
+        ("{}", "has no 'transform'"),
+        ("transform: {__class_fullname__: Explode, p: 1.0}", "has no 'Explode'"),
+        ("transform: {__class_fullname__: HorizontalFlip, p: 1.0, much: 3}", "much"),
+        (
+            "transform: {__class_fullname__: os.system, command: touch HACKED, p: 1.0}",
+            "has no 'os.system'",
+        ),
+        ("!!python/object/apply:os.system ['touch HACKED']", "cannot be used"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_told_before_training_and_runs_nothing(
+    tmp_path, monkeypatch, text, told
+):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "my.yaml"
+    if isinstance(text, str):
+        path.write_text(text)
+    else:
+        A.save(text, path, data_format="yaml")
+    with pytest.raises(UserError) as error:
+        augmentation.augmentation(str(path), size=(64, 48))
+    assert told in str(error.value) and "\n" not in str(error.value)
+    assert not (tmp_path / "HACKED").exists()
+
+
+def test_the_winners_change_colours_only(smooth):
+    pixels = augmentation.augmentation("winners", seed=3)(image=smooth)["image"].astype(int)
+    assert np.abs(pixels - smooth).mean() < 40
+    flat = augmentation.augmentation("winners", seed=3)(image=np.full((9, 9, 3), 90, np.uint8))[
+        "image"
+    ]
+    assert len(np.unique(flat.reshape(-1, 3), axis=0)) == 1
+
+
+def test_names_of_the_competitions_code_are_known():
+    assert augmentation.augmentation("BaseAugmentation") is None
+    assert [
+        type(step).__name__ for step in augmentation.augmentation("CustomAugmentation").transforms
+    ] == ["ColorJitter"]
+
+
+def test_an_unknown_augmentation_names_the_known():
+    with pytest.raises(UserError, match=r"'wild'.*winners.*default"):
+        augmentation.augmentation("wild")
+    with pytest.raises(UserError, match="timm knows no such policy"):
+        augmentation.augmentation("rand-z9")
+    with pytest.raises(UserError, match=r"gone\.yaml: does not exist"):
+        augmentation.augmentation("gone.yaml")
+
+
+# ---------------------------------------------------------------------------- mixing
+
+
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=32), st.integers(0, 99))
+def test_partners_share_the_mask_state_and_are_others_where_there_are(masks, seed):
+    masks = np.array(masks)
+    order = augmentation.partners(masks, np.random.default_rng(seed))
+    assert sorted(order) == list(range(len(masks)))
+    assert (masks[order] == masks).all()
+    alone = np.array([(masks == mask).sum() == 1 for mask in masks])
+    assert ((order == np.arange(len(masks))) == alone).all()
+
+
+def test_half_face_keeps_one_half_and_takes_the_other():
+    images = torch.arange(3.0)[:, None, None, None].expand(3, 3, 4, 6)
+    mixed = augmentation.half_face(
+        images, torch.tensor([1, 2, 0]), torch.tensor([True, False, True])
+    )
+    assert mixed[:, 0, 0].tolist() == [[0, 0, 0, 1, 1, 1], [2, 2, 2, 1, 1, 1], [2, 2, 2, 0, 0, 0]]
+    assert mixed.shape == images.shape
+
+
+@given(st.integers(0, 99))
+def test_cutmix_takes_a_box_of_the_partner_and_tells_its_share(seed):
+    images = torch.arange(3.0)[:, None, None, None].expand(3, 1, 10, 8)
+    order = torch.tensor([1, 2, 0])
+    mixed, share = augmentation.cutmix(images, order, np.random.default_rng(seed))
+    own = (mixed == images).float().mean((1, 2, 3))
+    assert torch.allclose(own, torch.full((3,), share))
+    taken = (mixed[0, 0] != 0).nonzero()
+    if len(taken):
+        (top, left), (bottom, right) = taken.amin(0).tolist(), taken.amax(0).tolist()
+        assert len(taken) == (bottom - top + 1) * (right - left + 1)
