@@ -2,9 +2,9 @@
 
 
 class UserError(Exception):
-    """Something the person who typed the command can put right: shown as one line, exit status 2."""
+    """A mistake that the user can fix: shown as one line, exit status 2."""
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line; its name where it says nothing."""
+    """The first line of an error's message; its type if the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

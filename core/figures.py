@@ -15,7 +15,7 @@ from core.photo import PhotoError, load_photo
 plt.switch_backend("Agg")  # no window
 logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # missing font weights
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart: https://jfly.uni-koeln.de/color/
+# Okabe and Ito's palette, safe for colour-blind people: https://jfly.uni-koeln.de/color/
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PURPLE, SKY, GREY = "#CC79A7", "#56B4E9", "#666666"
 MASK_COLOURS = (BLUE, ORANGE, GREEN)  # of the classes, by mask state

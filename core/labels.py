@@ -34,7 +34,10 @@ def age_band(age, bands=OFFICIAL_BANDS):
 
 
 def encode(mask, gender, age, bands=OFFICIAL_BANDS):
-    """mask (0..2), gender (0..1) and age in years -> label 0..17 = mask * 6 + gender * 3 + age band. Numbers or arrays."""
+    """mask (0..2), gender (0..1), age in years -> label 0..17 = mask * 6 + gender * 3 + age band.
+
+    Numbers or arrays.
+    """
     return mask * 6 + gender * 3 + age_band(age, bands)
 
 

@@ -1,4 +1,7 @@
-"""Grad-CAM: where in a photo a model looked (Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391)."""
+"""Grad-CAM: where in a photo a model looked.
+
+Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391.
+"""
 
 from pathlib import Path
 

@@ -72,12 +72,13 @@ FLAGS = {
     ],
     "model": [
         ("model", "SwinTransformerLarge384", "any timm model, or SwinTransformerLarge384", {}),
-        ("pretrained", "yes", "pretrained weights: timm's own (yes), none (no), a file or folder of "
-            "weights, or hf-hub:USER/NAME", {"metavar": "yes|no|FILE"}),
+        ("pretrained", "yes", "pretrained weights: timm's own (yes), none (no), a file or folder "
+            "of weights, or hf-hub:USER/NAME", {"metavar": "yes|no|FILE"}),
         ("pretrained_partial", "no", "accept pretrained weights that leave more than the "
             "classifier random", {"choices": ("yes", "no")}),
         ("head", "years", "joint: 18 logits; factored: mask + gender + age logits; years: "
-            "factored, with age as a distribution over years", {"choices": ("joint", "factored", "years")}),
+            "factored, with age as a distribution over years",
+            {"choices": ("joint", "factored", "years")}),
         ("freeze", None, "freeze the first N of timm's coarse layer groups "
             "(default: 2 with pretrained weights, else 0)", {"type": int, "metavar": "N"}),
         ("drop", 0.3, "dropout probability before the head", {}),
