@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from core.errors import UserError
+from core.labels import CLASSES
 
 
 def soft_targets(target, classes: int):
@@ -51,7 +52,8 @@ class SoftF1(nn.Module):
     def __init__(self, memory: float = 0.0, everywhere: bool = False, epsilon: float = 1e-7):
         super().__init__()
         self.memory, self.everywhere, self.epsilon = memory, everywhere, epsilon
-        self.register_buffer("counts", None, persistent=False)
+        # In the state (and so in a checkpoint) only where batches are carried along.
+        self.register_buffer("counts", torch.zeros(3, CLASSES), persistent=memory > 0)
 
     def forward(self, logits, target):
         probabilities = logits.float().softmax(1)
@@ -60,8 +62,7 @@ class SoftF1(nn.Module):
             [(probabilities * truth).sum(0), probabilities.sum(0), truth.sum(0)]
         )  # true positives, answered, present
         if self.memory and self.training:
-            if self.counts is not None:
-                counts = counts + self.memory * self.counts
+            counts = counts + self.memory * self.counts
             self.counts = counts.detach()
         hits, answered, present = counts
         if (

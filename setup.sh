@@ -82,7 +82,7 @@ launch() {
         previous=$argument
     done
     if [ "$devices" -gt 1 ] 2>/dev/null; then
-        exec "$python" -m torch.distributed.run --standalone --nproc_per_node="$devices" \
+        exec "$python" -P "$root/core/launch.py" --standalone --nproc_per_node="$devices" \
             "$script" "$@"
     fi
     exec "$python" "$script" "$@"

@@ -1,10 +1,11 @@
 """Train one model on a folder of people, or one for each of K folds.
 
-    python train.py --data_dir /data/train --name swin                     one GPU, or the CPU
-    torchrun --standalone --nproc_per_node=8 train.py --devices 8          eight GPUs
-    python train.py --data_dir /data/train --name swin --resume            go on after an interruption
+    python train.py --data_dir /data/train --name swin             one GPU, or the CPU
+    torchrun --standalone --nproc_per_node=8 train.py --devices 8  eight GPUs
+    python train.py --data_dir /data/train --name swin --resume    continue after an interruption
 
-What a run leaves is in MODEL_DIR/NAME: config.json, split.csv, metrics.csv, val_predictions.csv, best.safetensors, last.ckpt.
+What a run writes is in MODEL_DIR/NAME: config.json, split.csv, metrics.csv, val_predictions.csv,
+best.safetensors, last.ckpt.
 """
 
 from training import settings
@@ -12,427 +13,282 @@ from training import settings
 if __name__ == "__main__":  # before the heavy imports, so that --help answers at once
     ARGS = settings.parse_or_exit()
 
-import copy
-import json
 import logging
 import math
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import timm
 import torch
 from lightning_fabric import Fabric
-from timm.utils import ModelEmaV3
+from timm.utils import ModelEmaV3, distribute_bn
 
-import dataset
-from core import device, memory, metrics, processes
-from core.backbone import backbone_config
+from core import memory, processes
 from core.cli import run
 from core.errors import UserError
 from core.files import write_json
-from core.folders import folder, is_drawn, safe_name
-from core.labels import encode
-from core.processes import RANK, cores
+from core.folders import folder, is_drawn
+from core.processes import on_rank_zero
 from core.progress import progress, say
 from loss import create_criterion
-from model import MaskClassifier, load_pretrained
+from model import MaskClassifier
 from prediction import tables
-from prediction.fold_batch_norms import fold_batch_norms
-from prediction.model_file import save_model, set_offsets
-from prediction.predict import predict, to_model
-from training import augmentation, run_folder
-from training.checkpoint import restore, save
-from training.data import build_loader, part, read_data
-from training.log import build_loggers, epoch_line, log_pictures
-from training.optimizer import build_optimizer, build_schedule
-from training.split import sampling_weights, write_split
+from prediction.model_file import save_model
+from prediction.predict import to_model
+from training import run_folder
+from training.checkpoint import Checkpoint, State
+from training.data import Data, TrainingPhotos, caches, part, read_photos
+from training.folds import combine_folds
+from training.log import build_logger, epoch_line, log_epoch
+from training.loss_meter import LossMeter
+from training.optimizer import Schedule, build_optimizer
+from training.split import write_split
+from training.startup import Plan, describe, launch, start
 from training.step import mix, total_loss, train_mode
-from training.stop import Stop, agreed
+from training.stop import Stop
+from training.validation import Validation
+
+SCORES = ("macro_f1", "accuracy", "mask", "gender", "age")
 
 
-# ---------------------------------------------------------------------------- model, optimizer, schedule
-def build_model(args, train_frame) -> MaskClassifier:
-    """The model at its start: backbone, head, weights, and all that inference will need to know."""
-    keywords = settings.keywords(args.model_kwargs)
-    config = backbone_config(args.model)
-    args.resize = args.resize or (config["resize"] if config["fixed"] else [256, 192])
-    if args.statistics == "measured":
-        config["mean"], config["std"] = dataset.pixel_statistics(
-            train_frame["path"], args.resize, args.crop
-        )
-    model = MaskClassifier(
-        args.model,
-        args.head,
-        args.resize,
-        args.mean or config["mean"],
-        args.std or config["std"],
-        keywords,
-        crop=args.crop,
-        bands=args.bands,
-        drop=args.drop,
-        tta=args.tta,
-        drawn=is_drawn(Path(args.data_dir)),
-        macro_f1=None,
-    )
-    weights = load_pretrained(model, args.pretrained, args.pretrained_partial == "yes")
-    freeze = args.freeze if args.freeze is not None else 2 * (args.pretrained != "no")
-    if freeze:
-        groups = timm.models.group_parameters(
-            model.backbone, model.backbone.group_matcher(coarse=True)
-        )
-        for group in sorted(groups)[:freeze]:
-            for name in groups[group]:
-                model.backbone.get_parameter(name).requires_grad_(False)
-    parameters = sum(p.numel() for p in model.parameters()) / 1e6
-    size = f"{args.resize[0]} x {args.resize[1]}"
-    say(
-        f"model: {args.model}, {args.head} head, {parameters:.1f} M parameters, input {size}, weights: {weights}"
-    )
-    return model
+@dataclass
+class Training:
+    """Everything that one model is trained with."""
+
+    args: object
+    path: Path
+    plan: Plan
+    fabric: Fabric
+    stop: Stop
+    photos: TrainingPhotos
+    validation: Validation
+    model: MaskClassifier
+    net: torch.nn.Module  # the model as Fabric runs it: in parallel, compiled
+    ema: ModelEmaV3 | None
+    criterion: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    checkpoint: Checkpoint
+    logger: object = None
+
+    @property
+    def kept(self) -> MaskClassifier:
+        """The weights that are validated and kept."""
+        return self.ema.module if self.ema else self.model
 
 
-# ---------------------------------------------------------------------------- one run
-def train(
-    args, frame, split, fold, path: Path, launcher: Fabric, choice=None
-) -> tuple[dict, device.Choice]:
-    """Train one model in the run folder `path`: the metrics of its best epoch (only `epoch` where nothing is held out), and the choice.
-
-    `launcher` has started the other processes, if any; what is measured on the first of them holds for all. A `choice` of precision
-    and so on that was made before is kept.
-    """
-    train_frame, val_frame = part(frame, split, fold, args)
-    labels = val_frame["label"].to_numpy()
+def set_up(args, data: Data, fold: int, path: Path, fabric, stop, recorded: dict) -> Training:
+    """Photos, model, optimizer, schedule, as planned; says what was decided."""
+    train_frame, val_frame = part(data, fold, args)
+    model, plan = start(args, train_frame, is_drawn(data.source), fabric, recorded)
+    workers = processes.readers(fabric.device.type, args.workers)
+    cache = caches(data, args, plan)
+    photos = TrainingPhotos(train_frame, args, plan, fabric, workers, cache)
+    validation = Validation(val_frame, args, plan, fabric, workers, cache)
     criterion = create_criterion(
         args.criterion, args.smoothing, args.gamma, args.f1_share, args.f1_memory
     )
-    torch.manual_seed(args.seed)
-    model = build_model(args, train_frame)
-
-    # the machine
-    kind = device.accelerator(args.accelerator)
-    device.keep_memory(kind)
-    resumed = (
-        args.resume == "yes"
-        and (path / "config.json").is_file()
-        and run_folder.check_same_run(path, args)
-    )
-    if resumed:
-        choice = device.Choice(**resumed)
-    elif choice is None:
-        if kind == "cpu" and "auto" in (args.precision, args.layout):
-            say("measuring which precision and memory layout are fastest here")
-        choice = launcher.broadcast(device.choose(model, kind, args, training=True))
-    fabric = Fabric(
-        accelerator=kind,
-        devices=args.devices,
-        num_nodes=args.nodes,
-        precision=choice.fabric_precision,
-        loggers=build_loggers(args.logger, path),
-    )
-    fabric.launch()
-    if (
-        choice.threads
-    ):  # as when the run began: another number adds up in another order, to other bits
-        torch.set_num_threads(min(choice.threads, cores()))
-    workers = processes.readers(kind, args.workers)
-    micro, accumulate = args.batch_size // choice.split, args.accumulate * choice.split
-    if choice.checkpointing:
-        model.backbone.set_grad_checkpointing(True)
-    device.fuse_attention(model, kind, training=True)
-    if choice.channels_last:
-        model = model.to(memory_format=torch.channels_last)
-    whole = all(parameter.requires_grad for parameter in model.parameters())
-    of_peak = (
-        device.share_of_peak(model, fabric.device, choice.precision)
-        if kind == "cuda" and whole
-        else None
-    )
-    say(f"device: {kind} x {fabric.world_size}, {choice}, {workers} workers")
-
-    # data: pixels travel as uint8 with their row; labels and ages wait on the device
-    cache = memory.cache_fits(len(frame), args.resize, args.cache)
-    ranks = {"rank": fabric.global_rank, "ranks": fabric.world_size}
-    photos = dataset.Photos(
-        train_frame["path"],
-        args.resize,
-        args.crop,
-        augmentation.augmentation(args.augmentation, size=tuple(args.resize)),
-        args.seed,
-        cache,
-    )
-    weights = sampling_weights(train_frame["label"].to_numpy(), args.sampling)
-    sampler = dataset.EpochSampler(len(photos), args.seed, weights, **ranks)
-    loader = build_loader(
-        photos, sampler, micro, workers, fabric.device, drop_last=len(sampler) >= micro
-    )
-    val_photos = dataset.Photos(val_frame["path"], args.resize, args.crop, cache=cache)
-    val_sampler = dataset.EpochSampler(len(val_photos), shuffle=False, **ranks)
-    ways = processes.at_a_time(kind, workers)
-    val_loader = build_loader(
-        val_photos, val_sampler, -(-args.valid_batch_size // ways), workers, fabric.device
-    )
-    train_labels = encode(
-        train_frame["mask"], train_frame["gender"], train_frame["age"], args.bands
-    )
-    train_labels = torch.tensor(train_labels.to_numpy(copy=True), device=fabric.device)
-    ages, masks = (
-        torch.tensor(train_frame["age"].to_numpy(copy=True), device=fabric.device),
-        train_frame["mask"].to_numpy(),
-    )
-
-    # model, optimizer, schedule
-    steps = max(
-        accumulate, len(loader) // accumulate * accumulate
-    )  # photos short of a whole update wait for another epoch
-    optimizer = build_optimizer(model, args, fused=choice.precision != "fp16")
-    set_lr, line = build_schedule(optimizer, args, steps // accumulate)
-    if choice.compiled is None:
-        choice.compiled = device.compiles(args.compile, kind, args.epochs * steps, worth=5000)
-    net, optimizer = fabric.setup(torch.compile(model) if choice.compiled else model, optimizer)
-    ema = ModelEmaV3(model, args.ema, use_warmup=True) if args.ema else None
-    kept = ema.module if ema else model  # the weights that are validated and kept
     criterion = criterion.to(fabric.device).train()
-    say(line)
-    say(
-        f"loss: {args.criterion}; {len(train_frame):,} photos to train on, {len(val_frame):,} to validate on"
-        f"{', compiled' if choice.compiled else ''}; run folder {path}"
-    )
-    state = {"epoch": 0, "step": 0, "total": [0.0] * fabric.world_size, "rows": [], "best": {}}
-    parts = {
-        "model": model,
-        "optimizer": optimizer,
-        "criterion": criterion,
-        "precision": fabric.strategy.precision,
-    }
+    optimizer = build_optimizer(model, args, fused=plan.precision != "fp16")
+    schedule = Schedule(optimizer, args, args.epochs - plan.first_epoch, plan.updates)
+    compiled = torch.compile(model) if plan.compiled else model
+    net, optimizer = fabric.setup(compiled, optimizer)
+    ema = ModelEmaV3(model, args.ema, use_warmup=True) if args.ema else None
+    parts = {"model": model, "optimizer": optimizer, "precision": fabric.strategy.precision}
     parts |= {"ema": ema.module} if ema else {}
-    if resumed and (path / "last.ckpt").is_file():
-        state = restore(path, state, parts)
-        say(f"resumed after epoch {state['epoch']}, step {state['step']}")
-    elif fabric.is_global_zero:
-        run_folder.check_space(path, model, args)
-        run_folder.write_config(path, args, choice, fabric)
-        write_split(split, path / "split.csv")
-        if args.logger == "wandb":
-            fabric.logger.log_hyperparams(vars(args))
-    stop = Stop()
-    scaler = getattr(
-        fabric.strategy.precision, "scaler", None
-    )  # of fp16: it halves its scale and leaves an update out when one overflows
-    scale = scaler.get_scale() if scaler else 1.0
+    checkpoint = Checkpoint(path, fabric, criterion, **parts)
+    say(describe(plan, fabric, workers))
+    say(str(schedule))
+    say(
+        f"loss: {args.criterion}; {len(train_frame):,} photos to train on, {len(val_frame):,} to "
+        f"validate on; run folder {path}"
+    )
+    return Training(
+        **{"args": args, "path": path, "plan": plan, "fabric": fabric, "stop": stop},
+        **{"photos": photos, "validation": validation, "model": model, "net": net, "ema": ema},
+        **{"criterion": criterion, "optimizer": optimizer, "schedule": schedule},
+        checkpoint=checkpoint,
+    )
 
-    for epoch in range(state["epoch"], args.epochs):
-        train_mode(model)
-        start = saved = time.perf_counter()
-        sampler.epoch, sampler.start = epoch, state["step"] * micro
-        total = torch.tensor(
-            state["total"][fabric.global_rank], device=fabric.device
-        )  # of this process
-        overflows = 0
-        first_bad = torch.full((), -1, device=fabric.device)  # the step whose loss was no number
-        optimizer.zero_grad()
-        bar = progress(
-            loader,
-            steps,
-            f"epoch {epoch + 1}/{args.epochs}",
-            "step",
-            fabric.is_global_zero,
-            state["step"],
-        )
-        for step, (pixels, rows) in zip(range(state["step"], steps), bar, strict=False):
-            generator = np.random.default_rng((args.seed, epoch, step, fabric.global_rank))
-            images = to_model(pixels, fabric.device, choice.channels_last)
-            images, blend = mix(images, masks[rows], args, generator)
-            rows = rows.to(fabric.device, non_blocking=True)
-            update = (step + 1) % accumulate == 0
-            with fabric.no_backward_sync(net, enabled=not update):
-                output = net(images, return_years=True)
-                loss = total_loss(output, train_labels[rows], ages[rows], blend, criterion, args)
-                fabric.backward(loss / accumulate)
-            total += loss.detach()
-            first_bad = torch.where((first_bad < 0) & ~torch.isfinite(loss), step, first_bad)
-            if update:
-                if args.clip:
-                    fabric.clip_gradients(
-                        net, optimizer, max_norm=args.clip, error_if_nonfinite=False
-                    )
-                optimizer.step()
-                optimizer.zero_grad()
-                done = (epoch * steps + step + 1) // accumulate
-                lr = set_lr(done)
-                if ema:
-                    ema.update(model, step=done)
-            look = (step + 1) % args.log_interval == 0 or step + 1 == steps
-            leave = (
-                update
-                and step + 1 < steps
-                and (look or fabric.world_size == 1)
-                and agreed(
-                    stop.asked or time.perf_counter() - saved > args.save_interval * 60, fabric
-                )
-            )
-            if look or leave:  # the only place in the loop that waits for the device
-                mean = fabric.all_reduce(total, reduce_op="mean").item() / (step + 1)
-                if not math.isfinite(mean):
-                    bad = first_bad.item()
-                    seen = (
-                        [
-                            train_frame["path"].iloc[row]
-                            for _, row, _ in sampler.of_epoch(epoch)[bad * micro :][:micro]
-                        ]
-                        if bad >= 0
-                        else []
-                    )
-                    raise UserError(
-                        f"the loss is {mean} since step {bad + 1} of epoch {epoch + 1}; lower --lr, use --precision fp32, or "
-                        f"look at the step's photos: {', '.join(seen) or 'named by another process'}"
-                    )
-                if scaler:
-                    overflows += round(max(0.0, math.log2(scale / scaler.get_scale())))
-                    scale = scaler.get_scale()
-                speed = (
-                    (step + 1 - state["step"])
-                    * micro
-                    * fabric.world_size
-                    / (time.perf_counter() - start)
-                )
-                bar.set_postfix(loss=f"{mean:.3f}", img_s=f"{speed:.0f}")
-            if leave:
-                save(
-                    path,
-                    fabric,
-                    parts,
-                    state
-                    | {
-                        "epoch": epoch,
-                        "step": step + 1,
-                        "total": fabric.all_gather(total).flatten().tolist(),
-                    },
-                )
-                saved = time.perf_counter()
-                stop.obey(path, fabric)
-        row = {
-            "epoch": epoch + 1,
-            "lr": lr,
-            "loss": mean,
-            "images_per_s": speed,
-            "seconds": time.perf_counter() - start,
-            "memory_gb": memory.peak_memory(fabric.device),
-        }
-        row |= ({"fp16_overflows": overflows} if scaler else {}) | (
-            {"mfu": speed / fabric.world_size * of_peak} if of_peak else {}
-        )
 
-        if len(val_frame):
-            answering = kept
-            if kind == "cpu":
-                fold_batch_norms(answering := copy.deepcopy(kept))
-            log_probabilities = predict(
-                answering,
-                val_loader,
-                len(val_frame),
-                fabric,
-                choice.channels_last,
-                args.tta,
-                device.answering_precision(kind),
-                ways,
+def train_epoch(t: Training, state: State) -> None:
+    """Train an epoch, from the step where `state` stands, and put its row into `state`."""
+    args, plan, fabric, photos, epoch = t.args, t.plan, t.fabric, t.photos, state.epoch
+    begun = saved = time.perf_counter()
+    first_step, first_update = state.step, (epoch - plan.first_epoch) * plan.updates
+    scores = [row.get("macro_f1", 0) for row in state.rows[plan.first_epoch :]]
+    lr = t.schedule.set(first_update + first_step // plan.accumulate, scores)
+    scaled = getattr(fabric.strategy.precision, "scaler", None) is not None  # fp16
+    losses = LossMeter(fabric, state.losses, scaled)
+    train_mode(t.model)
+    t.optimizer.zero_grad()
+    bar = progress(
+        photos.batches(epoch, first_step),
+        plan.steps,
+        f"epoch {epoch + 1}/{args.epochs}",
+        "step",
+        fabric.is_global_zero,
+        first_step,
+    )
+    for step, (pixels, rows) in zip(range(first_step, plan.steps), bar, strict=False):
+        generator = np.random.default_rng((args.seed, epoch, step, fabric.global_rank))
+        images = to_model(pixels, fabric.device, plan.channels_last)
+        images, blend = mix(images, photos.masks[rows], args, generator)
+        rows = rows.to(fabric.device, non_blocking=True)
+        labels, ages = photos.labels[rows], photos.ages[rows]
+        update = (step + 1) % plan.accumulate == 0
+        last = step + 1 == plan.steps
+        with fabric.no_backward_sync(t.net, enabled=not update):
+            output = t.net(images, return_years=True)
+            loss = total_loss(output, labels, ages, blend, t.criterion, args)
+            fabric.backward(loss / plan.accumulate)
+        losses.add(loss, step)
+        leave = save = False
+        if update:
+            norm = fabric.clip_gradients(
+                t.net, t.optimizer, max_norm=args.clip or math.inf, error_if_nonfinite=False
             )
-            row |= metrics.score(labels, log_probabilities.argmax(axis=1))
-        state["rows"].append(row)
-        better = row.get("macro_f1", 0) >= state["best"].get("macro_f1", 0) or not len(val_frame)
+            losses.check(norm, step)
+            t.optimizer.step()
+            t.optimizer.zero_grad()
+            done = (step + 1) // plan.accumulate
+            lr = t.schedule.set(first_update + done, scores)
+            if t.ema:
+                t.ema.update(t.model, step=epoch * plan.updates + done)
+            if not last:
+                due = time.perf_counter() - saved > args.save_interval * 60
+                leave, save = t.stop.poll(due)
+        if last or leave or save or (step + 1) % args.log_interval == 0:
+            mean = losses.read(step, epoch, photos, plan)  # the loop waits for the device only here
+            seconds = time.perf_counter() - begun
+            speed = (step + 1 - first_step) * plan.batch_size * fabric.world_size / seconds
+            bar.set_postfix(loss=f"{mean:.3f}", img_s=f"{speed:.0f}")
+        if leave or save:
+            state.step, state.losses = step + 1, losses.state()
+            t.checkpoint.save(state)
+            saved = time.perf_counter()
+        if leave:
+            t.stop.leave(t.path)
+    row = {"epoch": epoch + 1, "lr": lr, "loss": mean, "images_per_s": speed, "seconds": seconds}
+    row["memory_gb"] = memory.peak_memory(fabric.device)
+    row |= {"fp16_overflows": int(losses.overflows)} if scaled else {}
+    state.rows.append(row)
+    state.epoch, state.step, state.losses = epoch + 1, 0, losses.of_next_epoch()
+    state.validated = state.finished = False
+
+
+def end_epoch(t: Training, state: State) -> None:
+    """Validate the epoch that was trained last; keep the model if it is the best so far."""
+    begun, row, log_probabilities = time.perf_counter(), state.rows[-1], None
+    frame = t.validation.frame
+    if len(frame):
+        scores, log_probabilities = t.validation(
+            t.kept, lambda batches: t.stop.watch(batches, t.path)
+        )
+        row |= scores
+    better = not len(frame) or row["macro_f1"] >= state.best.get("macro_f1", 0)
+    if better:
+        state.best = row
+    state.validated = True
+
+    def write():
+        tables.write_table(t.path / "metrics.csv", pd.DataFrame(state.rows))
         if better:
-            state["best"] = row
-        state |= {"epoch": epoch + 1, "step": 0, "total": [0.0] * fabric.world_size}
-        if fabric.is_global_zero:
-            tables.write_table(path / "metrics.csv", pd.DataFrame(state["rows"]))
-            if better:
-                scores = {
-                    key: row[key]
-                    for key in ("macro_f1", "accuracy", "mask", "gender", "age")
-                    if key in row
-                }
-                save_model(kept, path / "best.safetensors", epoch=epoch + 1, **scores)
-                if len(val_frame):
-                    tables.write_predictions(path, val_frame, log_probabilities)
-            fabric.log_dict(
-                {key: float(value) for key, value in row.items() if key != "epoch"}, step=epoch + 1
-            )
-            if args.logger != "csv" and len(val_frame):
-                log_pictures(fabric.logger, val_frame, log_probabilities, epoch + 1)
-        save(path, fabric, parts, state)
-        if fabric.is_global_zero:
-            run_folder.keep_checkpoints(path, epoch + 1, args.keep)
-        say(
-            epoch_line(row, args.epochs, time.perf_counter() - start)
-            + ("  *" if better and len(val_frame) else "")
-        )
-        stop.obey(path, fabric)
-    stop.forget()
-    return state["best"], choice
+            scores = {name: row[name] for name in SCORES if name in row}
+            save_model(t.kept, t.path / "best.safetensors", epoch=row["epoch"], **scores)
+        if better and len(frame):
+            tables.write_predictions(t.path, frame, log_probabilities)
+        if t.logger:
+            log_epoch(t.logger, row, frame, log_probabilities)
+
+    on_rank_zero(t.fabric, write)
+    seconds = row["seconds"] + time.perf_counter() - begun
+    mark = "  *" if better and len(frame) else ""
+    say(epoch_line(row, t.args.epochs, seconds) + mark)
 
 
-def train_folds(args, frame, split, path: Path, launcher: Fabric) -> dict:
-    """One model a fold in path/fold-0, ...; in `path` their out-of-fold predictions and score, and the offsets tuned on them."""
-    choice = None
+def train(args, data: Data, fold: int, path: Path, fabric, stop, machine=None):
+    """Train one model in the run folder `path`: the row of its best epoch, and the Plan.
+
+    `machine` holds the choices that were made for another fold.
+    """
+
+    def recorded():
+        return run_folder.recorded_choices(path, args) if run_folder.has_begun(path) else {}
+
+    choices = on_rank_zero(fabric, recorded)
+    t = set_up(args, data, fold, path, fabric, stop, choices or machine or {})
+    state = State()
+    if choices and on_rank_zero(fabric, (path / "last.ckpt").is_file):
+        state = t.checkpoint.restore()
+        say(f"resumed after epoch {state.epoch}, step {state.step}")
+        if t.plan.first_epoch == state.epoch > 0:
+            say(f"extended to {args.epochs} epochs, with a new learning-rate schedule from here")
+    on_rank_zero(fabric, begin, t, data, state)
+    with stop:
+        while not (state.validated and is_over(t, state)):
+            if state.validated:
+                train_epoch(t, state)
+                if fabric.world_size > 1:  # what is saved is what is validated
+                    for model in {t.model, t.kept}:
+                        distribute_bn(model, fabric.world_size)
+                t.checkpoint.save(state)
+                on_rank_zero(fabric, run_folder.keep_checkpoints, path, state.epoch, args.keep)
+            end_epoch(t, state)
+        if not state.finished:
+            state.finished = True
+            t.checkpoint.save(state)
+    return state.best, t.plan
+
+
+def begin(t: Training, data: Data, state: State) -> None:
+    """Write what describes the run, unless it only goes on; open its logger."""
+    if state.epoch == t.plan.first_epoch and state.step == 0:
+        run_folder.check_space(t.path, t.model, t.args)
+        run_folder.write_config(t.path, t.args, t.plan, data, t.fabric)
+        write_split(data.split, t.path / "split.csv")
+    t.logger = build_logger(t.args.logger, t.path)
+
+
+def is_over(t: Training, state: State) -> bool:
+    """Whether all epochs are done, or macro-F1 has not improved for --patience epochs."""
+    if not t.args.patience or state.epoch >= t.args.epochs or not state.best:
+        return state.epoch >= t.args.epochs
+    since = state.epoch - max(state.best["epoch"], t.plan.first_epoch)
+    if since >= t.args.patience:
+        say(f"stopped early: macro-F1 has not improved for {since} epochs")
+    return since >= t.args.patience
+
+
+def train_folds(args, data: Data, path: Path, fabric, stop) -> dict:
+    """One model a fold in path/fold-0, ...; the score of their out-of-fold predictions."""
+    machine = None
     for fold in range(args.folds):
         say(f"\nfold {fold} of {args.folds}")
-        (path / f"fold-{fold}").mkdir(exist_ok=True)
-        _, choice = train(args, frame, split, fold, path / f"fold-{fold}", launcher, choice)
-    if not launcher.is_global_zero:
-        return {}
-    parts = [tables.read_predictions(path / f"fold-{fold}")[0] for fold in range(args.folds)]
-    number = np.repeat(np.arange(args.folds), [len(part) for part in parts])
-    tables.write_table(path / "val_predictions.csv", pd.concat(parts, ignore_index=True))
-    write_split(split, path / "split.csv")
-    table, log_probabilities = tables.read_predictions(path)
-    best = metrics.score(labels := table["label"].to_numpy(), table["ans"].to_numpy())
-    offsets, before, after = metrics.cross_fitted_offsets(log_probabilities, labels, number)
-    used = args.offsets == "yes" or (args.offsets == "auto" and after > before + 0.002)
-    say(
-        f"offsets tuned for macro-F1 would take it from {before:.4f} to {after:.4f} (each fold with those of the others): "
-        f"{'kept in the model files' if used else 'left out'}"
-    )
-    if used:
-        for fold in range(args.folds):
-            set_offsets(path / f"fold-{fold}" / "best.safetensors", offsets)
-    config = json.loads((path / "fold-0" / "config.json").read_text(encoding="utf-8"))
-    write_json(path / "config.json", config | {"scores": best})
-    return best
+        fold_path = path / f"fold-{fold}"
+        fold_path.mkdir(exist_ok=True)
+        _, plan = train(args, data, fold, fold_path, fabric, stop, machine)
+        machine = plan.machine
+    return on_rank_zero(fabric, combine_folds, path, args, data.split)
 
 
 def main(args) -> int:
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    model_dir, name = folder(args.model_dir, "SM_MODEL_DIR", default="model"), safe_name(args.name)
-    args.model_dir = str(model_dir)
-    frame, split = read_data(args)
-    launcher = Fabric(
-        accelerator=device.accelerator(args.accelerator), devices=args.devices, num_nodes=args.nodes
-    )
-    launcher.launch()
-    known = args.resume == "yes"
-    if args.resume == "auto":
-        begun = [model_dir / name / "config.json", *(model_dir / name).glob("fold-*/config.json")]
-        args.resume = "yes" if any(file.is_file() for file in begun) else "no"
-        known = args.resume == "yes" or run_folder.is_bare(
-            model_dir / name
-        )  # bare: killed before it wrote anything
-    path = (
-        model_dir / name
-        if known
-        else launcher.broadcast(RANK == 0 and run_folder.create(model_dir, name))
-    )
-    if not path.is_dir():
-        raise UserError(
-            f"--resume: there is no run {name} in {model_dir}; start it without --resume"
-        )
-    if path.name != name.split("/")[-1]:
-        say(f"a run {name} is there already: this one is {path.name}")
+    model_dir = folder(args.model_dir, "SM_MODEL_DIR", default="model")
+    fabric = launch(args)
+    frame, source = read_photos(args, fabric)
+    path, _, split = on_rank_zero(fabric, run_folder.open_run, args, frame, model_dir)
+    data = Data(frame, split, source)
+    if path.name != args.name.split("/")[-1]:
+        say(f"a run {args.name} is there already: this one is {path.name}")
     try:
+        stop = Stop(fabric.world_size)
         if args.folds and args.fold is None:
-            best, where = train_folds(args, frame, split, path, launcher), "out of fold"
+            best, where = train_folds(args, data, path, fabric, stop), "out of fold"
         else:
-            best, _ = train(args, frame, split, args.fold or 0, path, launcher)
+            best, _ = train(args, data, args.fold or 0, path, fabric, stop)
             where = f"epoch {best['epoch']}"
     except UserError:
         run_folder.remove_if_empty(path)
@@ -441,20 +297,22 @@ def main(args) -> int:
         if not memory.is_out_of_memory(error):
             raise
         raise UserError(
-            f"--batch_size {args.batch_size} does not fit in memory; lower it (--accumulate keeps the effective batch), "
-            "or use --checkpointing yes or a smaller --resize"
+            f"--batch_size {args.batch_size} does not fit in memory; lower it (--accumulate keeps "
+            "the effective batch), or use --checkpointing yes or a smaller --resize"
         ) from None
-    if launcher.is_global_zero:
-        write_json(model_dir / "latest.json", {"run": str(path.relative_to(model_dir))})
+    name = path.relative_to(model_dir)
+    if fabric.is_global_zero:
+        write_json(model_dir / "latest.json", {"run": str(name)})
+    if stop.signal:
+        stop.leave(path)
     if "macro_f1" in best:
-        if args.report == "yes" and launcher.is_global_zero:
+        if args.report == "yes" and fabric.is_global_zero:
             from reporting.run import run_page
 
             say(f"report: {run_page(path)}")
-        say(
-            f"\nvalidation macro-F1 {best['macro_f1']:.4f} ({where}), accuracy {best['accuracy']:.4f}"
-        )
-    say(f"run folder: {path}\nnext: sh inference.sh --name {path.relative_to(model_dir)}")
+        score, accuracy = best["macro_f1"], best["accuracy"]
+        say(f"\nvalidation macro-F1 {score:.4f} ({where}), accuracy {accuracy:.4f}")
+    say(f"run folder: {path}\nnext: sh inference.sh --name {name}")
     return 0
 
 

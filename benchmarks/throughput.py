@@ -146,9 +146,9 @@ def measure(args) -> dict:
     import torch
     from lightning_fabric import Fabric
 
-    import train
+    import dataset
     from core import device
-    from training import data, settings
+    from training import settings, startup
 
     kind = device.accelerator(args.device)
     args.model = args.model or ("SwinTransformerLarge384" if kind == "cuda" else "mobilenetv2_100")
@@ -179,13 +179,15 @@ def measure(args) -> dict:
         ]
     )
     options.data_dir = args.data_dir
-    frame, _ = data.read_data(options)
+    frame = dataset.read_train(args.data_dir)
     frame = frame[~frame["path"].astype(str).str.lower().str.endswith(".png")].reset_index(
         drop=True
     )  # the drawn sample has some
     if args.memory == "kept":
         device.keep_memory(kind)
-    model = train.build_model(options, frame)
+    choices = startup.input_choices(options, frame)
+    options.resize = choices["resize"]
+    model = startup.build_model(options, choices)
     choice = device.choose(model, kind, options, training=True)
     fabric = Fabric(accelerator=kind, devices=1, precision=choice.fabric_precision)
     fabric.launch()
@@ -273,13 +275,13 @@ def training_loops(args, options, model, choice, fabric, frame) -> dict:
     from core import memory
     from loss import create_criterion
     from prediction.predict import to_model
-    from training.optimizer import build_optimizer, build_schedule
+    from training.optimizer import Schedule, build_optimizer
     from training.step import mix, total_loss, train_mode
 
     device = fabric.device
     optimizer = build_optimizer(model, options, fused=choice.precision != "fp16")
     net, optimizer = fabric.setup(torch.compile(model) if args.compile else model, optimizer)
-    set_lr, _ = build_schedule(optimizer, options, 1000)
+    schedule = Schedule(optimizer, options, options.epochs, 1000)
     criterion = create_criterion(
         options.criterion, options.smoothing, options.gamma, options.f1_share, options.f1_memory
     )
@@ -329,7 +331,7 @@ def training_loops(args, options, model, choice, fabric, frame) -> dict:
             )
             optimizer.step()
             optimizer.zero_grad()
-            set_lr(step)
+            schedule.set(step)
         total.item()
 
     tutorial, plain_batches = plain(args, options, device, frame, training=True)

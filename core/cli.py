@@ -62,6 +62,8 @@ def run(main, args) -> None:
             raise
         print(f"{Path(sys.argv[0]).name}: /dev/shm is full; {WAYS_OUT}", file=sys.stderr)
         status = 2
+    except SystemExit as stop:
+        status = stop.code
     except KeyboardInterrupt:
         print(f"\n{Path(sys.argv[0]).name}: stopped by Ctrl-C", file=sys.stderr)
         status = 130

@@ -4,6 +4,7 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+from core.errors import UserError
 from core.shared_memory import workers_that_fit
 
 
@@ -72,3 +73,23 @@ def share_out(batches, work, ways: int) -> None:
         finally:
             stop.set()
             torch.set_num_threads(threads)
+
+
+def on_rank_zero(fabric, function, *arguments):
+    """`function(*arguments)`, computed on rank 0 and told to all ranks, which must call this.
+
+    A UserError there ends all ranks; rank 0 alone reports it.
+    """
+    result = error = None
+    if fabric.is_global_zero:
+        try:
+            result = function(*arguments)
+        except UserError as caught:
+            error = caught
+    if fabric.world_size > 1:
+        result, failed = fabric.broadcast((result, error is not None))
+        if failed and error is None:
+            raise SystemExit(2)
+    if error is not None:
+        raise error
+    return result

@@ -1,6 +1,9 @@
 """What the tests share: one thread, no variables of SageMaker, folders of people and of photos in the smallest size."""
 
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +12,8 @@ import pytest
 import torch
 from hypothesis import settings
 from PIL import Image
+
+from core.folders import ROOT
 
 STEMS = ("mask1", "mask2", "mask3", "mask4", "mask5", "incorrect_mask", "normal")
 
@@ -85,3 +90,44 @@ def frame():
         return pd.DataFrame(rows)
 
     return make
+
+
+TINY = (
+    "--model test_efficientnet --pretrained no --resize 32 24 --batch_size 16 --precision fp32 "
+    "--layout last --logger csv --report no --workers 0"
+).split()
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory):
+    """A sample set of 24 + 6 people, 48 x 64 pixels."""
+    out = tmp_path_factory.mktemp("data") / "sample"
+    flags = "--people 24 --eval_people 6 --size 48 64".split()
+    command = [sys.executable, ROOT / "prepare.py", "sample", out, *flags]
+    subprocess.run(command, check=True, capture_output=True)
+    return out
+
+
+@pytest.fixture(scope="session")
+def training_flags():
+    """training_flags(sample set, model_dir, flags, name) -> the arguments of a tiny training."""
+
+    def make(data, model_dir, *flags, name="a"):
+        folders = ["--data_dir", str(data / "train"), "--model_dir", str(model_dir)]
+        return [*folders, "--name", name, *TINY, *map(str, flags)]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def trained(training_flags):
+    """Train in this process: the run folder."""
+    import train
+    from training import settings
+
+    def run(data, model_dir, *flags, name="a"):
+        train.main(settings.parse(training_flags(data, model_dir, *flags, name=name)))
+        latest = json.loads((Path(model_dir) / "latest.json").read_text())
+        return Path(model_dir) / latest["run"]
+
+    return run

@@ -3,11 +3,8 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,73 +14,10 @@ from safetensors.torch import load_file
 
 import dataset
 import inference
-import train
 from core.errors import UserError
 from core.folders import IMAGE_EXTENSIONS, ROOT
 from prediction import submission, tables
-from training import settings, step
-
-TINY = [
-    "--model",
-    "test_efficientnet",
-    "--pretrained",
-    "no",
-    "--resize",
-    "32",
-    "24",
-    "--batch_size",
-    "16",
-    "--precision",
-    "fp32",
-    "--layout",
-    "last",
-    "--logger",
-    "csv",
-    "--report",
-    "no",
-    "--workers",
-    "0",
-]
-
-
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory):
-    """A drawn sample set of 24 + 6 people, 48 x 64 pixels."""
-    out = tmp_path_factory.mktemp("data") / "sample"
-    command = [
-        sys.executable,
-        ROOT / "prepare.py",
-        "sample",
-        out,
-        "--people",
-        "24",
-        "--eval_people",
-        "6",
-        "--size",
-        "48",
-        "64",
-    ]
-    subprocess.run(command, check=True, capture_output=True)
-    return out
-
-
-def trained(drawn, model_dir, *flags, name="a"):
-    """Train in this process; the run folder."""
-    train.main(
-        settings.parse(
-            [
-                "--data_dir",
-                str(drawn / "train"),
-                "--model_dir",
-                str(model_dir),
-                "--name",
-                name,
-                *TINY,
-                *flags,
-            ]
-        )
-    )
-    return Path(model_dir) / json.loads((Path(model_dir) / "latest.json").read_text())["run"]
+from training import settings
 
 
 def answered(drawn, model_dir, output, *flags):
@@ -110,7 +44,7 @@ def script(*arguments, **more):
     )
 
 
-def test_from_photos_to_a_scored_vote(drawn, tmp_path):
+def test_from_photos_to_a_scored_vote(drawn, trained, tmp_path):
     model_dir, output = tmp_path / "model", tmp_path / "output"
     first = trained(drawn, model_dir, "--epochs", "2", "--head", "years", name="a")
     trained(
@@ -186,7 +120,7 @@ def dataset_score(predictions):
     return f1_score(predictions["label"], predictions["ans"], average="macro")
 
 
-def test_folds_give_out_of_fold_predictions_of_everybody_once(drawn, tmp_path):
+def test_folds_give_out_of_fold_predictions_of_everybody_once(drawn, trained, tmp_path):
     run = trained(drawn, tmp_path, "--folds", "2", "--epochs", "1")
     predictions, _ = tables.read_predictions(run)
     assert sorted(predictions["path"]) == sorted(dataset.read_train(drawn / "train")["path"])
@@ -202,7 +136,7 @@ def test_folds_give_out_of_fold_predictions_of_everybody_once(drawn, tmp_path):
     assert np.isclose(sidecar["macro_f1"], dataset_score(predictions), atol=1e-9)
 
 
-def test_an_existing_run_is_left_alone(drawn, tmp_path):
+def test_an_existing_run_is_left_alone(drawn, trained, tmp_path):
     first = trained(drawn, tmp_path, "--epochs", "1")
     before = {path: path.read_bytes() for path in first.rglob("*") if path.is_file()}
     second = trained(drawn, tmp_path, "--epochs", "1")
@@ -210,7 +144,7 @@ def test_an_existing_run_is_left_alone(drawn, tmp_path):
     assert {path: path.read_bytes() for path in first.rglob("*") if path.is_file()} == before
 
 
-def test_same_seed_same_weights_for_any_number_of_workers(drawn, tmp_path):
+def test_same_seed_same_weights_for_any_number_of_workers(drawn, trained, tmp_path):
     flags = ("--epochs", "1", "--mixup", "0.5", "--drop", "0.2")
     one = trained(drawn, tmp_path, *flags, name="one")
     two = trained(drawn, tmp_path, *flags, "--workers", "2", name="two")
@@ -220,7 +154,7 @@ def test_same_seed_same_weights_for_any_number_of_workers(drawn, tmp_path):
     assert not torch.equal(weights[0], weights[2])
 
 
-def test_training_on_everybody_keeps_the_last_weights(drawn, tmp_path):
+def test_training_on_everybody_keeps_the_last_weights(drawn, trained, tmp_path):
     run = trained(drawn, tmp_path, "--epochs", "2", "--val_ratio", "0")
     assert not (run / "val_predictions.csv").exists()
     last = torch.load(run / "last.ckpt", weights_only=True)["model"]
@@ -230,7 +164,7 @@ def test_training_on_everybody_keeps_the_last_weights(drawn, tmp_path):
     )
 
 
-def test_config_repeats_a_run_and_flags_beat_it(drawn, tmp_path):
+def test_config_repeats_a_run_and_flags_beat_it(drawn, trained, tmp_path):
     run = trained(drawn, tmp_path, "--epochs", "1", "--lr", "0.002")
     args = settings.parse(["--config", str(run / "config.json"), "--epochs", "3"])
     assert (args.lr, args.epochs, args.model, args.resize) == (
@@ -239,57 +173,6 @@ def test_config_repeats_a_run_and_flags_beat_it(drawn, tmp_path):
         "test_efficientnet",
         [32, 24],
     )
-
-
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_an_interrupted_run_goes_on_to_the_same_weights(drawn, tmp_path, how):
-    """A real process, really killed in the middle; bit for bit the weights of one that was not."""
-    flags = [
-        "--data_dir",
-        str(drawn / "train"),
-        "--model_dir",
-        str(tmp_path),
-        *TINY,
-        "--epochs",
-        "4",
-        "--ema",
-        "0.9",
-        "--mixup",
-        "0.5",
-        "--drop",
-        "0.2",
-        "--head",
-        "years",
-        "--check_photos",
-        "no",
-        "--save_interval",
-        "0.001",
-    ]
-    train.main(settings.parse([*flags, "--name", "whole"]))
-    process = subprocess.Popen(
-        [sys.executable, ROOT / "train.py", *flags, "--name", "cut"], stdout=subprocess.DEVNULL
-    )
-    metrics_file = tmp_path / "cut" / "metrics.csv"
-    while not metrics_file.exists() and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(how)
-    assert process.wait() == (-signal.SIGKILL if how == signal.SIGKILL else 128 + signal.SIGTERM)
-    assert len(pd.read_csv(metrics_file)) < 4
-    torch.set_num_threads(2)  # the run goes on with one, as it began
-    train.main(settings.parse([*flags, "--name", "cut", "--resume"]))
-    assert torch.get_num_threads() == 1
-    whole, cut = (load_file(tmp_path / name / "best.safetensors") for name in ("whole", "cut"))
-    assert all(torch.equal(whole[name], cut[name]) for name in whole)
-    columns = ["epoch", "lr", "loss", "macro_f1"]
-    pd.testing.assert_frame_equal(
-        pd.read_csv(tmp_path / "whole" / "metrics.csv")[columns], pd.read_csv(metrics_file)[columns]
-    )
-
-
-def test_resume_refuses_a_flag_that_makes_another_run(drawn, tmp_path):
-    trained(drawn, tmp_path, "--epochs", "1")
-    with pytest.raises(UserError, match="--lr"):
-        trained(drawn, tmp_path, "--epochs", "1", "--lr", "0.5", "--resume")
 
 
 # ---------------------------------------------------------------------------- wrong input: one line that says what to do
@@ -343,7 +226,7 @@ def spoil_all(folder):
         (spoil_all, ["no photo can be read"]),
     ],
 )
-def test_data_that_cannot_be_used_is_named_before_training(drawn, tmp_path, change, words):
+def test_data_that_cannot_be_used_is_named_before_training(drawn, trained, tmp_path, change, words):
     with pytest.raises(UserError) as error:
         trained(broken(drawn, tmp_path, change), tmp_path / "model")
     assert all(word in str(error.value) for word in words)
@@ -366,14 +249,14 @@ def test_data_that_cannot_be_used_is_named_before_training(drawn, tmp_path, chan
         (["--precision", "fp16", "--accelerator", "cpu"], ["--precision fp16", "bf16"]),
     ],
 )
-def test_a_wrong_flag_is_named(drawn, tmp_path, flags, words):
+def test_a_wrong_flag_is_named(drawn, trained, tmp_path, flags, words):
     with pytest.raises(UserError) as error:
         trained(drawn, tmp_path, *flags)
     assert all(word in str(error.value) for word in words)
     assert "\n" not in str(error.value)
 
 
-def test_errors_end_with_status_2_and_one_line(drawn, tmp_path):
+def test_errors_end_with_status_2_and_one_line(drawn, trained, tmp_path):
     environment = {key: value for key, value in os.environ.items() if not key.startswith("SM_")}
     for command in (
         [ROOT / "train.py", "--data_dir", tmp_path / "missing"],
@@ -405,7 +288,7 @@ def test_errors_end_with_status_2_and_one_line(drawn, tmp_path):
 # ---------------------------------------------------------------------------- inference
 
 
-def test_a_bad_photo_never_loses_the_others(drawn, tmp_path, capsys):
+def test_a_bad_photo_never_loses_the_others(drawn, trained, tmp_path, capsys):
     model_dir = tmp_path / "model"
     trained(drawn, model_dir, "--epochs", "1")
     evaluation = tmp_path / "eval"
@@ -437,7 +320,9 @@ def test_a_bad_photo_never_loses_the_others(drawn, tmp_path, capsys):
     ]
 
 
-def test_batches_that_do_not_fit_in_memory_are_halved(drawn, tmp_path, monkeypatch, capsys):
+def test_batches_that_do_not_fit_in_memory_are_halved(
+    drawn, trained, tmp_path, monkeypatch, capsys
+):
     trained(drawn, tmp_path / "model", "--epochs", "1")
     answered(
         drawn, tmp_path / "model", tmp_path / "o", "--output_name", "roomy", "--batch_size", "2"
@@ -457,7 +342,7 @@ def test_batches_that_do_not_fit_in_memory_are_halved(drawn, tmp_path, monkeypat
     assert (tmp_path / "o" / "tight.csv").read_text() == (tmp_path / "o" / "roomy.csv").read_text()
 
 
-def test_a_plain_folder_of_images_is_answered_by_name(drawn, tmp_path):
+def test_a_plain_folder_of_images_is_answered_by_name(drawn, trained, tmp_path):
     trained(drawn, tmp_path / "model", "--epochs", "1")
     plain = tmp_path / "photos"
     shutil.copytree(drawn / "eval" / "images", plain)
@@ -484,7 +369,7 @@ def test_a_plain_folder_of_images_is_answered_by_name(drawn, tmp_path):
 
 
 def test_a_model_of_real_photos_is_not_paired_silently_with_the_drawn_sample(
-    drawn, tmp_path, monkeypatch
+    drawn, trained, tmp_path, monkeypatch
 ):
     real = tmp_path / "real"
     shutil.copytree(
@@ -501,86 +386,13 @@ def test_a_model_of_real_photos_is_not_paired_silently_with_the_drawn_sample(
         )
 
 
-def test_model_flag_is_checked_against_the_file(drawn, tmp_path):
+def test_model_flag_is_checked_against_the_file(drawn, trained, tmp_path):
     trained(drawn, tmp_path / "model", "--epochs", "1")
     with pytest.raises(UserError, match="test_efficientnet"):
         answered(drawn, tmp_path / "model", tmp_path / "o", "--model", "resnet18")
 
 
-@pytest.mark.parametrize("flags", [(), ("--precision", "fp32", "--accumulate", "2")])
-def test_a_loss_that_is_no_number_names_its_photos(drawn, tmp_path, monkeypatch, flags):
-    """In the third of the steps, found at the log interval's end; what was saved before stays good."""
-    calls, real = [], step.total_loss
-
-    def broken(*arguments):
-        calls.append(1)
-        return real(*arguments) * (float("nan") if len(calls) == 11 else 1)
-
-    monkeypatch.setattr(step, "total_loss", broken)
-    with pytest.raises(UserError, match="step 3 of epoch 2") as error:
-        trained(drawn, tmp_path, "--epochs", "3", *flags)
-    frame = dataset.read_train(drawn / "train")
-    split = pd.read_csv(tmp_path / "a" / "split.csv")
-    trained_on = frame[frame["person"].isin(split["person"][split["fold"] == -1])].reset_index(
-        drop=True
-    )
-    order = dataset.EpochSampler(len(trained_on), 42).of_epoch(1)[32:48]
-    assert str(error.value).endswith(", ".join(trained_on["path"][row] for _, row, _ in order))
-    stored = torch.load(tmp_path / "a" / "last.ckpt", weights_only=True)
-    assert stored["epoch"] == 1 and all(
-        torch.isfinite(tensor).all() for tensor in stored["model"].values()
-    )
-
-
-def test_checkpoints_are_kept_as_asked_and_serve(drawn, tmp_path):
-    run = trained(drawn, tmp_path, "--epochs", "4", "--keep", "2")
-    assert sorted(path.name for path in run.glob("*.ckpt")) == [
-        "epoch-0003.ckpt",
-        "epoch-0004.ckpt",
-        "last.ckpt",
-    ]
-    whole = load_file(run / "best.safetensors")
-    (run / "last.ckpt").write_bytes(b"broken")
-    with pytest.raises(UserError, match="epoch-N"):
-        trained(drawn, tmp_path, "--epochs", "4", "--resume")
-    shutil.copy(run / "epoch-0003.ckpt", run / "last.ckpt")
-    again = trained(drawn, tmp_path, "--epochs", "4", "--resume", "auto")
-    assert all(
-        torch.equal(tensor, whole[name])
-        for name, tensor in load_file(again / "best.safetensors").items()
-    )
-
-
-def test_resume_auto_starts_a_run_that_is_not_there(drawn, tmp_path):
-    assert trained(drawn, tmp_path, "--epochs", "1", "--resume", "auto").name == "a"
-
-
-def test_resume_auto_takes_the_folder_of_a_run_that_was_killed_before_it_wrote_anything(
-    drawn, tmp_path
-):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / ".config.json.0a1b2c3d.part").touch()
-    assert trained(drawn, tmp_path, "--epochs", "1", "--resume", "auto").name == "a"
-    assert trained(drawn, tmp_path, "--epochs", "1").name == "a-2"
-
-
-def test_resume_auto_goes_on_with_the_folds_of_a_run_stopped_after_the_first(drawn, tmp_path):
-    flags = ("--folds", "2", "--epochs", "1", "--resume", "auto")
-    run = trained(drawn, tmp_path, *flags)
-    whole, first = (
-        pd.read_csv(run / "val_predictions.csv"),
-        (run / "fold-0" / "last.ckpt").stat().st_mtime_ns,
-    )
-    shutil.rmtree(run / "fold-1")
-    for name in ("config.json", "split.csv", "val_predictions.csv"):
-        (run / name).unlink()
-    again = trained(drawn, tmp_path, *flags)
-    assert again == run and [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["a"]
-    assert pd.read_csv(run / "val_predictions.csv").equals(whole)
-    assert (run / "fold-0" / "last.ckpt").stat().st_mtime_ns == first  # not trained again
-
-
-def test_a_disk_that_is_too_small_is_told_before_training(drawn, tmp_path, monkeypatch):
+def test_a_disk_that_is_too_small_is_told_before_training(drawn, trained, tmp_path, monkeypatch):
     monkeypatch.setattr(
         shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 100_000)
     )
@@ -588,61 +400,7 @@ def test_a_disk_that_is_too_small_is_told_before_training(drawn, tmp_path, monke
         trained(drawn, tmp_path)
 
 
-def test_two_processes_train_and_validate_as_one(drawn, tmp_path):
-    """gloo on the CPU: the same global batch, a model without batch statistics, cross-entropy."""
-    common = [
-        "--data_dir",
-        drawn / "train",
-        "--model_dir",
-        tmp_path,
-        *TINY,
-        "--model",
-        "test_vit",
-        "--resize",
-        "160",
-        "160",
-        "--epochs",
-        "2",
-        "--criterion",
-        "cross_entropy",
-        "--drop",
-        "0",
-        "--lr",
-        "1e-4",
-        "--optimizer",
-        "sgd",
-    ]
-    one = script(ROOT / "train.py", *common, "--name", "one")
-    two = script(
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node=2",
-        ROOT / "train.py",
-        *common,
-        "--batch_size",
-        "8",
-        "--accelerator",
-        "cpu",
-        "--devices",
-        "2",
-        "--name",
-        "two",
-    )
-    assert one.returncode == two.returncode == 0, one.stderr + two.stderr
-    tables = [pd.read_csv(tmp_path / name / "metrics.csv") for name in ("one", "two")]
-    for column in ("loss", "macro_f1", "accuracy", "mask", "gender", "age", "lr"):
-        np.testing.assert_allclose(tables[1][column], tables[0][column], rtol=1e-4, err_msg=column)
-    weights = [load_file(tmp_path / name / "best.safetensors") for name in ("one", "two")]
-    assert all(
-        torch.allclose(tensor, weights[1][name], atol=1e-5) for name, tensor in weights[0].items()
-    )
-    assert len(pd.read_csv(tmp_path / "two" / "val_predictions.csv")) == len(
-        pd.read_csv(tmp_path / "one" / "val_predictions.csv")
-    )
-
-
-def test_two_processes_answer_as_one(drawn, tmp_path):
+def test_two_processes_answer_as_one(drawn, trained, tmp_path):
     """35 photos over two processes, the last of them padding: every answer once, in the order of info.csv."""
     trained(drawn, tmp_path, "--epochs", "1")
     common = [
@@ -681,7 +439,7 @@ def test_two_processes_answer_as_one(drawn, tmp_path):
     assert two.stdout.count("wrote") == 1
 
 
-def test_sampling_is_told_before_and_after(drawn, tmp_path, capsys):
+def test_sampling_is_told_before_and_after(drawn, trained, tmp_path, capsys):
     trained(drawn, tmp_path, "--epochs", "1", "--thin", "2", "--sampling", "balanced")
     lines = [
         line
@@ -697,25 +455,3 @@ def test_sampling_is_told_before_and_after(drawn, tmp_path, capsys):
     assert (
         before[0] > 4 * before[1] and abs(after[0] - after[1]) <= 1 and after.sum() < before.sum()
     )
-
-
-def test_fp16_overflows_are_counted(drawn, tmp_path, monkeypatch, capsys):
-    """A scaler that halves its scale at the second and third update of the first epoch, as PyTorch's does after an overflow."""
-
-    class Scaler:
-        def __init__(self):
-            self.looks = 0
-
-        def get_scale(self):
-            self.looks += 1
-            return 65536.0 if self.looks == 1 else 16384.0
-
-        def state_dict(self):
-            return {}
-
-    from lightning_fabric.plugins.precision import Precision
-
-    monkeypatch.setattr(Precision, "scaler", Scaler(), raising=False)
-    run = trained(drawn, tmp_path, "--epochs", "2")
-    assert list(pd.read_csv(run / "metrics.csv")["fp16_overflows"]) == [2, 0]
-    assert "2 fp16 overflows" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""What a run logs: the epoch line, TensorBoard or wandb."""
+"""What a run logs: the epoch line, TensorBoard or Weights & Biases."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,17 +15,15 @@ def epoch_line(row: dict, epochs: int, seconds: float) -> str:
     if row.get("fp16_overflows"):
         text += f"  {row['fp16_overflows']} fp16 overflows"
     text += f"  lr {row['lr']:.1e}  {row['images_per_s']:.0f} img/s"
-    if "mfu" in row:
-        text += f"  MFU {row['mfu']:.0%}"
     return text + f"  {seconds:.0f} s  {row['memory_gb']:.1f} GB"
 
 
-def build_loggers(name: str, path: Path) -> list:
-    """Fabric's loggers for --logger `name`, none for csv: metrics.csv is written in any case."""
+def build_logger(name: str, path: Path):
+    """TensorBoard's or Weights & Biases' logger; None for csv: metrics.csv is always written."""
     if name == "tensorboard":
         from lightning_fabric.loggers import TensorBoardLogger
 
-        return [TensorBoardLogger(path.parent, name=path.name, version="")]
+        return TensorBoardLogger(path.parent, name=path.name, version="")
     if name == "wandb":
         if find_spec("wandb") is None:
             raise UserError(
@@ -33,15 +31,23 @@ def build_loggers(name: str, path: Path) -> list:
             )
         from pytorch_lightning.loggers import WandbLogger
 
-        return [WandbLogger(name=path.name, save_dir=path)]
-    return []
+        return WandbLogger(name=path.name, save_dir=path)
+    return None
+
+
+def log_epoch(logger, row: dict, frame, log_probabilities) -> None:
+    """A row of metrics.csv and, where something was validated, its pictures."""
+    numbers = {key: float(value) for key, value in row.items() if key != "epoch"}
+    logger.log_metrics(numbers, step=row["epoch"])
+    if len(frame):
+        log_pictures(logger, frame, log_probabilities, row["epoch"])
 
 
 def log_pictures(logger, frame, log_probabilities, epoch: int) -> None:
-    """The confusion matrix, and twelve held-out photos with labels and predictions, into TensorBoard or wandb."""
+    """The confusion matrix, and twelve held-out photos with labels and predictions."""
     import numpy as np
 
-    from core import figures, metrics
+    from core import figures, metrics  # slow to import
 
     ans = log_probabilities.argmax(axis=1)
     counts = metrics.confusion(frame["label"].to_numpy(), ans)

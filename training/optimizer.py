@@ -8,7 +8,7 @@ from core.errors import UserError
 
 
 def build_optimizer(model, args, fused: bool):
-    """timm's optimizer: layer-wise learning rates in the backbone, no weight decay of norms and biases."""
+    """timm's optimizer: layer-wise learning rates, no weight decay of norms and biases."""
     skip = model.backbone.no_weight_decay() if hasattr(model.backbone, "no_weight_decay") else ()
     groups = param_groups_layer_decay(
         model.backbone, args.weight_decay, skip, layer_decay=args.layer_decay
@@ -20,42 +20,68 @@ def build_optimizer(model, args, fused: bool):
         )
     name = args.optimizer.lower()
     if name not in list_optimizers():
-        raise UserError(
-            f"--optimizer: timm has no {args.optimizer!r}; it has {', '.join(list_optimizers(exclude_filters=['bnb*']))}"
-        )
+        known = ", ".join(list_optimizers(exclude_filters=["bnb*"]))
+        raise UserError(f"--optimizer: timm has no {args.optimizer!r}; it has {known}")
     keywords = {"fused": True} if fused and name in ("adam", "adamw", "sgd") else {}
     return create_optimizer_v2(groups, opt=name, lr=args.lr, weight_decay=0.0, **keywords)
 
 
-def build_schedule(optimizer, args, per_epoch: int):
-    """timm's scheduler as a function of the update, which it sets on `optimizer`, and the run's learning rates in a line of words."""
-    epochs = (
-        args.scheduler == "winners"
-    )  # theirs was stepped once an epoch: five epochs of warm-up never reach the peak
-    warmup = round(args.warmup) if epochs else round(min(args.warmup, args.epochs / 2) * per_epoch)
-    common = {
-        "warmup_t": warmup,
-        "warmup_lr_init": args.lr / 10,
-        "warmup_prefix": True,
-        "t_in_epochs": epochs,
-    }
-    if args.scheduler == "cosine":
-        schedule = CosineLRScheduler(
-            optimizer, max(2, args.epochs * per_epoch - warmup), lr_min=args.lr / 100, **common
-        )
-    else:
-        schedule = StepLRScheduler(
-            optimizer, args.lr_decay_step * (1 if epochs else per_epoch), decay_rate=0.5, **common
+class Schedule:
+    """timm's scheduler: `set(update)` sets the learning rate for an update, counted from 0.
+
+    A function of the update, and for `plateau` of the scores so far, so that a resumed run needs
+    nothing else. `str` gives the rates of the run in a line of words.
+    """
+
+    def __init__(self, optimizer, args, epochs: int, per_epoch: int):
+        self.optimizer, self.per_epoch, self.name = optimizer, per_epoch, args.scheduler
+        self.updates, self.patience = epochs * per_epoch, args.lr_decay_step
+        # The winners' was stepped once an epoch: five epochs of warm-up never reach the peak.
+        self.by_epoch = args.scheduler == "winners"
+        warmup = round(min(args.warmup, epochs / 2) * per_epoch)
+        common = {
+            "warmup_t": round(args.warmup) if self.by_epoch else warmup,
+            "warmup_lr_init": args.lr / 10,
+            "warmup_prefix": True,
+            "t_in_epochs": self.by_epoch,
+        }
+        if args.scheduler == "cosine":
+            length = max(2, self.updates - warmup)
+            self.scheduler = CosineLRScheduler(optimizer, length, lr_min=args.lr / 100, **common)
+        else:
+            period = args.lr_decay_step * (1 if self.by_epoch else per_epoch)
+            if args.scheduler == "plateau":
+                period = self.updates + 1  # halved in `set` instead
+            self.scheduler = StepLRScheduler(optimizer, period, decay_rate=0.5, **common)
+
+    def set(self, update: int, scores=()) -> float:
+        """Set the learning rate for `update`, given the scores of the epochs so far; the rate."""
+        if self.by_epoch:
+            self.scheduler.step(update // self.per_epoch)
+        else:
+            self.scheduler.step_update(update)
+        if self.name == "plateau":
+            for group in self.optimizer.param_groups:
+                group["lr"] *= 0.5 ** halvings(scores, self.patience)
+        return max(group["lr"] for group in self.optimizer.param_groups)
+
+    def __str__(self):
+        rates = [self.set(update) for update in range(self.updates)]
+        self.set(0)
+        peak = int(np.argmax(rates))
+        return (
+            f"schedule: {self.name}, {self.per_epoch} updates an epoch, {len(rates):,} in all; "
+            f"learning rate {rates[0]:.1e}, at its peak {rates[peak]:.1e} (update {peak + 1:,}), "
+            f"at last {rates[-1]:.1e}"
         )
 
-    def step(update: int) -> float:
-        schedule.step(update // per_epoch) if epochs else schedule.step_update(update)
-        return max(group["lr"] for group in optimizer.param_groups)
 
-    rates = [step(update) for update in range(args.epochs * per_epoch)]
-    peak = int(np.argmax(rates))
-    step(0)
-    return step, (
-        f"schedule: {args.scheduler}, {per_epoch} updates an epoch, {len(rates):,} in all; learning rate {rates[0]:.1e}, "
-        f"at its peak {rates[peak]:.1e} (update {peak + 1:,}), at last {rates[-1]:.1e}"
-    )
+def halvings(scores, patience: int) -> int:
+    """How often `patience` epochs have passed without a better score since the last change."""
+    best, since, count = float("-inf"), 0, 0
+    for score in scores:
+        since = 0 if score > best else since + 1
+        best = max(best, score)
+        if since == patience:
+            count, since = count + 1, 0
+    return count

@@ -1,40 +1,72 @@
-"""One run's folder, MODEL_DIR/NAME: its making, its files, and the checkpoint a run goes on from."""
+"""A run's folder, MODEL_DIR/NAME: how it is made or found again, and the files that describe it."""
 
+import hashlib
 import platform
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
+import pandas as pd
 import torch
 
 from core.errors import UserError
-from core.files import atomic, read_json, write_json
-from core.folders import ROOT
+from core.files import atomic, read_csv, read_json, write_json
+from core.folders import ROOT, safe_name
+from core.listing import readable
+from training.checkpoint import load_checkpoint
+from training.split import read_split, split_people
 
 # Flags that may differ when a run goes on: they do not change what is computed.
 FREE = {
-    "resume",
-    "name",
-    "model_dir",
-    "config",
-    "recipe",
-    "workers",
-    "cache",
-    "log_interval",
-    "logger",
-    "save_interval",
-    "check_photos",
-    "valid_batch_size",
-    "data_dir",
-    "split",
-    "keep",
-    "report",
+    *("resume", "name", "model_dir", "config", "recipe", "workers", "cache", "log_interval"),
+    *("logger", "save_interval", "check_photos", "on_error", "valid_batch_size", "data_dir"),
+    *("split", "keep", "report", "patience"),
 }
+LABELS = ("mask", "gender", "age")
+
+
+class Run(NamedTuple):
+    """Where a run is, whether it goes on, and which people it validates on."""
+
+    path: Path
+    resumed: bool
+    split: pd.DataFrame
+
+
+def open_run(args, frame: pd.DataFrame, model_dir: Path) -> Run:
+    """The run that the flags ask for: found again, or a new folder for it.
+
+    For rank 0 alone: two ranks that look at the folder by themselves can see different things.
+    """
+    path = model_dir / safe_name(args.name)
+    begun = [item for item in (path, *sorted(path.glob("fold-*"))) if has_begun(item)]
+    if args.resume != "no" and begun:
+        return Run(path, True, split_of_run(begun[0], args, frame))
+    if args.resume == "yes" and not path.is_dir():
+        raise UserError(
+            f"--resume: there is no run {args.name} in {model_dir}; start it without --resume"
+        )
+    if args.split:
+        split = read_split(Path(args.split), frame)
+    else:
+        split = split_people(frame, args.seed, args.folds, args.val_ratio)
+    if args.resume == "yes" or (args.resume == "auto" and is_bare(path)):
+        return Run(path, False, split)  # stopped before anything was written
+    return Run(create(model_dir, args.name), False, split)
+
+
+def has_begun(path: Path) -> bool:
+    return (path / "config.json").is_file()
 
 
 def create(model_dir: Path, name: str) -> Path:
-    """MODEL_DIR/NAME, or NAME-2, NAME-3, ... if that is taken. Made here, so that two runs started at once do not share one."""
+    """Make MODEL_DIR/NAME, or NAME-2, NAME-3, ... if that is taken.
+
+    Made at once, so that two runs started at the same time do not share a folder.
+    """
     for number in range(1, 10_000):
         path = model_dir / (name if number == 1 else f"{name}-{number}")
         try:
@@ -44,38 +76,38 @@ def create(model_dir: Path, name: str) -> Path:
                 raise UserError(f"--model_dir: {model_dir} is a file, not a folder") from None
             continue
         except OSError as error:
-            raise UserError(f"--model_dir: {path} cannot be made ({error.strerror})") from None
+            raise UserError(f"--model_dir: cannot make {path} ({error.strerror})") from None
         return path
     raise UserError(f"--name {name}: taken 9,999 times; take another name")
 
 
 def remove_if_empty(path: Path) -> None:
-    """Take away a run folder in which nothing was written, so that a command that was refused leaves its name free."""
+    """Remove a run folder in which nothing was written: a refused command leaves its name free."""
     if is_bare(path):
         shutil.rmtree(path)
 
 
 def is_bare(path: Path) -> bool:
-    """Whether a run folder is there and holds no file, but for what was being written when its process was killed."""
-    return path.is_dir() and not any(
-        item.is_file() and not item.name.startswith(".") for item in path.rglob("*")
-    )
+    """Whether a run folder exists and holds no file, except those that were being written."""
+    files = path.rglob("*") if path.is_dir() else ()
+    return path.is_dir() and all(item.is_dir() or item.name.startswith(".") for item in files)
 
 
-def write_config(path: Path, args, choice, fabric) -> None:
-    """config.json: every flag, what was chosen at start-up, the versions, the code's revision and the device."""
+# ---------------------------------------------------------------------------- config.json
+def write_config(path: Path, args, plan, data, fabric) -> None:
+    """config.json: flags, choices made at start-up, the data's digest, versions and device."""
     packages = ("torch", "timm", "lightning_fabric", "albumentations", "numpy", "pandas", "PIL")
     versions = {name: sys.modules[name].__version__ for name in packages if name in sys.modules}
+    on_gpu = fabric.device.type == "cuda"
     write_json(
         path / "config.json",
         {
-            "settings": vars(args),
-            "choices": vars(choice),
+            "settings": vars(args) | {"resize": plan.resize, "data_dir": str(data.source)},
+            "choices": asdict(plan),
+            "data": digest(data.frame),
             "versions": {"python": platform.python_version(), **versions},
             "revision": revision(),
-            "device": torch.cuda.get_device_name()
-            if fabric.device.type == "cuda"
-            else platform.machine(),
+            "device": torch.cuda.get_device_name() if on_gpu else platform.machine(),
             "processes": fabric.world_size,
         },
     )
@@ -90,6 +122,84 @@ def revision() -> str:
         return "unknown"
 
 
+def digest(frame: pd.DataFrame) -> dict:
+    """Fingerprints of which photos there are and of each attribute's labels."""
+    keys = frame["person"] + "/" + frame["photo"]
+    columns = {"photos": keys} | {name: keys + " " + frame[name].astype(str) for name in LABELS}
+    result = {"people": int(frame["person"].nunique())}
+    for name, lines in columns.items():
+        text = "\n".join(sorted(lines))
+        result[name] = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+    return result
+
+
+def recorded_choices(path: Path, args) -> dict:
+    """The choices of the run in `path`; UserError naming a flag that would make it another run."""
+    config = read_json(path / "config.json")
+    for key, value in config["settings"].items():
+        now = vars(args).get(key)
+        if key in FREE or key not in vars(args) or now == value:
+            continue
+        if key == "resize" and now is None:  # the file has what was decided
+            continue
+        if key == "drop_ages" and value and now == [value]:  # one range, written before version 1.1
+            continue
+        if key == "epochs" and now > value:  # the run is extended, if it is finished
+            continue
+        raise UserError(
+            f"--resume: the run in {path} had --{key} {value}, now it is {now}; leave it as it "
+            "was, or start another run with --config"
+        )
+    choices = {"resize": config["settings"]["resize"]} | config["choices"]
+    if args.epochs > config["settings"]["epochs"]:
+        choices["first_epoch"] = _epochs_done(path, config["settings"]["epochs"])
+    return choices
+
+
+def _epochs_done(path: Path, planned: int) -> int:
+    """The epochs of a finished run, after which it can be extended; UserError if it is not."""
+    stored = load_checkpoint(path)
+    if not stored.get("finished", stored["epoch"] == planned):
+        raise UserError(
+            f"--epochs: the run in {path} has trained {stored['epoch']} of its {planned} epochs; "
+            f"finish it with --epochs {planned} --resume, then extend it"
+        )
+    return stored["epoch"]
+
+
+# ---------------------------------------------------------------------------- the run's own data
+def split_of_run(path: Path, args, frame: pd.DataFrame) -> pd.DataFrame:
+    """split.csv of the run in `path`; UserError if the data are not those that it was begun with.
+
+    Otherwise people who were held out would be trained on.
+    """
+    split = read_csv(path / "split.csv", ["person", "fold"]).astype({"fold": int})
+    split["person"] = split["person"].map(readable)
+    before, now = set(split["person"]), set(frame["person"])
+    changes = [
+        f"{len(people):,} people were {what}, first {sorted(people)[0]!r}"
+        for what, people in (("removed", before - now), ("added", now - before))
+        if people
+    ]
+    recorded, found = read_json(path / "config.json").get("data", {}), digest(frame)
+    if not changes:
+        changed = [name for name in ("photos", *LABELS) if recorded.get(name, 0) != found[name]]
+        if recorded and changed:
+            what = "photos were added or removed" if "photos" in changed else None
+            changes = [what or f"other labels of {' and '.join(changed)} (corrections?)"]
+    if not changes and args.split:
+        other = read_split(Path(args.split), frame).set_index("person")["fold"]
+        if (split.set_index("person")["fold"] != other.reindex(split["person"])).any():
+            changes = [f"--split {args.split} holds out other people"]
+    if changes:
+        raise UserError(
+            f"--resume: the data changed since the run in {path} began: {'; '.join(changes)}; "
+            "put them back as they were, or start another run"
+        )
+    return split
+
+
+# ---------------------------------------------------------------------------- disk
 def keep_checkpoints(path: Path, epoch: int, keep: int) -> None:
     """Keep last.ckpt as epoch-N.ckpt too, and of those the last `keep`."""
     if not keep:
@@ -97,9 +207,8 @@ def keep_checkpoints(path: Path, epoch: int, keep: int) -> None:
     kept = path / f"epoch-{epoch:04d}.ckpt"
     try:
         kept.unlink(missing_ok=True)
-        kept.hardlink_to(
-            path / "last.ckpt"
-        )  # the next last.ckpt is another file under the same name
+        # The next last.ckpt is another file of the same name.
+        kept.hardlink_to(path / "last.ckpt")
     except OSError:  # a file system without hard links
         with atomic(kept) as temporary:
             shutil.copyfile(path / "last.ckpt", temporary)
@@ -108,25 +217,16 @@ def keep_checkpoints(path: Path, epoch: int, keep: int) -> None:
 
 
 def check_space(path: Path, model, args) -> None:
-    """UserError if the disk is too small for the run: weights, average, two moments; each file is written beside its old self."""
+    """UserError if the disk is too small for the run.
+
+    A checkpoint holds weights, average and two moments; each file is written beside its old self.
+    """
     weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     checkpoint = weights * (3 + bool(args.ema))
     need, free = checkpoint * (2 + args.keep) + 2 * weights, shutil.disk_usage(path).free
     if need > free:
+        lower = ", lower --keep" if args.keep else ""
         raise UserError(
-            f"{path}: the run needs about {need / 1e6:,.0f} MB of disk, {free / 1e6:,.0f} MB are free; make room"
-            + (", lower --keep" if args.keep else "")
-            + " or give another --model_dir"
+            f"{path}: the run needs about {need / 1e6:,.0f} MB of disk, {free / 1e6:,.0f} MB are "
+            f"free; make room{lower} or give another --model_dir"
         )
-
-
-def check_same_run(path: Path, args) -> dict:
-    """The choices of the run in `path`, which `args` would go on with; UserError naming a flag that would make it another run."""
-    config = read_json(path / "config.json")
-    for key, value in config["settings"].items():
-        if key not in FREE and vars(args).get(key) != value:
-            raise UserError(
-                f"--resume: the run in {path} had --{key} {value}, now it is {vars(args).get(key)}; leave it as it was, "
-                "or start another run with --config"
-            )
-    return config["choices"]

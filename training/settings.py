@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from core.cli import ArgumentParser, HelpFormatter
-from core.errors import UserError
+from core.errors import UserError, first_line
 from core.files import read_json
 from prediction.tta import VIEWS
 from training.recipes import FOR_TRANSFORMERS, RECIPES, is_transformer, learning_rates
@@ -24,6 +24,15 @@ examples:
   python train.py --model resnet18 --help      the defaults for that model
 """
 
+
+class AddPair(argparse.Action):
+    """Every use of the flag adds a pair; the first one replaces the default."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        pairs = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, [*([] if pairs is self.default else pairs), values])
+
+
 # group -> rows of (flag, default, help, more arguments of add_argument). The type of a value is
 # that of its default, unless "type" gives it. Photos are 512 x 384 (height x width) pixels.
 # fmt: off
@@ -33,7 +42,8 @@ FLAGS = {
     "run": [
         ("name", "run", "name of the run; never overwrites: if NAME exists, NAME-2 is made", {}),
         ("recipe", "default", "named set of flags to start from", {"choices": RECIPES}),
-        ("config", None, "start from the flags in another run's config.json", {"metavar": "FILE"}),
+        ("config", None, "start from the flags in another run's config.json, or in a YAML file of "
+            "flags", {"metavar": "FILE"}),
         ("data_dir", None, "train folder, or its images folder (default: SM_CHANNEL_TRAIN)",
             {"metavar": "DIR"}),
         ("model_dir", None, "folder for the run folders (default: SM_MODEL_DIR, else ./model)",
@@ -58,6 +68,8 @@ FLAGS = {
         ("recursive", "no", "find people and photos in subfolders too",
             {"nargs": "?", "const": "yes", "choices": ("yes", "no")}),
         ("check_photos", "yes", "open every photo before training starts", YES_NO),
+        ("on_error", "fail", "photos that cannot be read: stop before training (fail), or leave "
+            "them out with a warning (skip)", {"choices": ("fail", "skip")}),
     ],
     "photos": [
         ("resize", None, "input size in pixels (default: the backbone's if fixed, else 256 192)",
@@ -86,7 +98,8 @@ FLAGS = {
     "optimisation": [
         ("criterion", "label_smoothing", "loss by name: cross_entropy, label_smoothing, focal, f1, "
             "f1_winners or cross_entropy_f1", {}),
-        ("epochs", 5, "number of epochs", {}),
+        ("epochs", 5, "number of epochs; with --resume, more epochs extend a finished run", {}),
+        ("patience", 0, "stop when macro-F1 has not improved for N epochs; 0: never", {}),
         ("batch_size", 32, "photos per step on each device", {}),
         ("valid_batch_size", 64, "photos per validation step on each device", {}),
         ("accumulate", 1, "steps per update; the effective batch is batch_size x N x devices", {}),
@@ -94,8 +107,8 @@ FLAGS = {
         ("lr", None, "peak learning rate; depends on optimizer and model", {"type": float}),
         ("weight_decay", None, "weight decay; depends on optimizer and model", {"type": float}),
         ("scheduler", "cosine", "learning-rate schedule after a linear warm-up: cosine or step, "
-            "per update; winners: per epoch, as the winning team ran it",
-            {"choices": ("cosine", "step", "winners")}),
+            "per update; plateau: halved when macro-F1 stops improving; winners: per epoch, as the "
+            "winning team ran it", {"choices": ("cosine", "step", "plateau", "winners")}),
         ("warmup", 1.0, "length of the linear warm-up in epochs", {"metavar": "EPOCHS"}),
         ("clip", 1.0, "clip the gradient to this norm; 0: no clipping", {"metavar": "NORM"}),
         ("offsets", "auto", "with --folds: tune class offsets for macro-F1 on the out-of-fold "
@@ -123,8 +136,8 @@ FLAGS = {
         ("log_interval", 20, "steps between updates of the progress line", {"metavar": "STEPS"}),
     ],
     "experimental (seldom used; see docs/accuracy.md before relying on one)": [
-        ("drop_ages", None, "exclude people of these ages (years, inclusive) from training",
-            PAIR | {"metavar": ("FROM", "TO")}),
+        ("drop_ages", None, "exclude people of these ages (years, inclusive) from training; can be "
+            "given several times", PAIR | {"metavar": ("FROM", "TO"), "action": AddPair}),
         ("thin", None, "use at most N photos per person with the mask worn correctly",
             {"type": int, "metavar": "N"}),
         ("sampling", "shuffle", "photos of an epoch: each once (shuffle), or drawn with weight "
@@ -149,8 +162,8 @@ FLAGS = {
         ("f1_share", 0.5, "weight of soft F1 in cross_entropy_f1, 0 to 1", {}),
         ("f1_memory", 0.0, "decay of earlier batches' counts in f1, 0 to 1; 0: no memory", {}),
         ("layer_decay", 1.0, "learning rate of a layer relative to the next; 1: equal rates", {}),
-        ("lr_decay_step", 4, "with --scheduler step or winners: epochs until the rate is halved",
-            {"metavar": "EPOCHS"}),
+        ("lr_decay_step", 4, "with --scheduler step or winners: epochs until the rate is halved; "
+            "with plateau: epochs without improvement", {"metavar": "EPOCHS"}),
         ("ema", 0.0, "decay of an exponential moving average of the weights, which is then "
             "validated and saved; 0: off", {"metavar": "DECAY"}),
         ("layout", "auto", "memory format, channels last or first; auto: last on a GPU, the faster "
@@ -221,23 +234,57 @@ OF_ANOTHER_RUN = ("config", "recipe", "resume", "name", "data_dir", "model_dir",
 
 
 def _stored(config: str, flags: argparse.ArgumentParser) -> dict:
-    """The settings in a config.json that another run can use; UserError if they do not fit."""
-    stored = read_json(Path(config)).get("settings")
+    """The settings in a config.json or YAML file; UserError if a run cannot use them."""
+    stored = _read_yaml(config) if Path(config).suffix in (".yaml", ".yml") else None
+    stored = read_json(Path(config)).get("settings") if stored is None else stored
     if not isinstance(stored, dict):
         raise UserError(f"--config {config}: holds no settings of a run")
-    actions = {action.dest: action for action in flags._actions}
+    actions, usable = {action.dest: action for action in flags._actions}, {}
     for key, value in stored.items():
         if key not in actions:
             raise UserError(f"--config {config}: unknown setting {key!r}")
-        if key not in OF_ANOTHER_RUN and not _fits(actions[key], value):
+        if key in OF_ANOTHER_RUN:
+            continue
+        usable[key] = _converted(actions[key], value)
+        if not _fits(actions[key], usable[key]):
             raise UserError(f"--config {config}: --{key} cannot be {str(value)[:60]}")
-    return {key: value for key, value in stored.items() if key not in OF_ANOTHER_RUN}
+    return usable
+
+
+def _read_yaml(config: str) -> dict:
+    import yaml  # comes with timm
+
+    try:
+        content = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(
+            f"--config {config}: cannot be read as YAML ({first_line(error)})"
+        ) from None
+    content = content or {}
+    return content.get("settings", content) if isinstance(content, dict) else content
+
+
+def _converted(action, value):
+    """`value` as the flag would give it: YAML reads yes and no as true and false, 1e-5 as text."""
+    if isinstance(value, bool) and action.type is not bool:
+        return "yes" if value else "no"
+    if action.type is float and isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    if isinstance(action, AddPair) and value and not isinstance(value[0], list):
+        return [value]  # of a run before version 1.1
+    return value
 
 
 def _fits(action, value) -> bool:
     """Whether a value from a config is one that the flag could have had."""
     if value is None:
         return action.default is None
+    if isinstance(action, AddPair):
+        pairs = value if isinstance(value, list) else [None]
+        return all(isinstance(v, list) and [type(n) for n in v] == [int, int] for v in pairs)
     many = action.nargs not in (None, "?")
     values = value if many and isinstance(value, list) else [value]
     kinds = {int: (int,), float: (int, float)}.get(action.type, (str,))
@@ -252,7 +299,7 @@ ABOVE_ZERO = (
     *("epochs", "batch_size", "valid_batch_size", "accumulate", "log_interval", "devices", "nodes"),
     *("lr_decay_step", "lr", "years_sigma", "save_interval", "thin"),
 )
-FROM_ZERO = ("warmup", "clip", "weight_decay", "freeze", "seed", "keep", "workers")
+FROM_ZERO = ("patience", "warmup", "clip", "weight_decay", "freeze", "seed", "keep", "workers")
 BELOW_ONE = ("val_ratio", "ema", "f1_memory", "drop", "smoothing")
 UP_TO_ONE = ("f1_share", "mixup", "cutmix", "half_face")
 
@@ -288,8 +335,12 @@ def check(args) -> None:
     low, high = args.bands
     if not 0 < low < high < 100:
         raise UserError(f"--bands {low} {high}: give two ages, the lower first")
-    if args.drop_ages and args.drop_ages[0] > args.drop_ages[1]:
-        raise UserError("--drop_ages {} {}: give two ages, the lower first".format(*args.drop_ages))
+    for first, last in args.drop_ages or []:
+        if first > last:
+            raise UserError(f"--drop_ages {first} {last}: give two ages, the lower first")
+    if (args.patience or args.scheduler == "plateau") and not (args.val_ratio or args.folds):
+        flag = "--patience" if args.patience else "--scheduler plateau"
+        raise UserError(f"{flag}: needs people to validate on; give --val_ratio or --folds")
     if args.fold is not None and not (args.folds and 0 <= args.fold < args.folds):
         raise UserError(f"--fold {args.fold}: give --folds K too, and a fold from 0 to K-1")
     if args.std and min(args.std) <= 0:

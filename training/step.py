@@ -10,7 +10,7 @@ from training import augmentation
 
 
 def train_mode(model) -> None:
-    """Training mode for all but the batch norms of frozen layers, whose statistics stay those of their weights."""
+    """Training mode for all but the batch norms of frozen layers, which keep their statistics."""
     model.train()
     for module in model.modules():
         if (
@@ -22,9 +22,9 @@ def train_mode(model) -> None:
 
 
 class Blend(NamedTuple):
-    """How the photos of a batch were mixed in pairs: each with its partner (positions (B,)), of its own share."""
+    """How the photos of a batch are mixed: `share` of each, the rest of its partner in the batch."""
 
-    partner: torch.Tensor
+    partner: torch.Tensor  # (B,) positions
     share: float
 
     def __call__(self, target):
@@ -52,9 +52,9 @@ def mix(images, masks, args, generator):
 
 
 def total_loss(output, labels, ages, blend, criterion, args):
-    """The criterion and the years head's own term, on the labels (B,) and ages (B,) of plain or mixed photos.
+    """The criterion and the years head's own term, on labels (B,) and ages (B,).
 
-    `output` is what the model returns with `return_years=True`.
+    `output` is what the model returns with `return_years=True`; `blend` is None for plain photos.
     """
     scores, years = output
     target = labels if blend is None else blend(soft_targets(labels, CLASSES))

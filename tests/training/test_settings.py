@@ -216,6 +216,35 @@ def test_a_config_that_cannot_be_used_is_told_in_one_line(config, content, capsy
         settings.parse(["--config", config(content)])
 
 
+def test_ranges_of_ages_add_up_and_flags_beat_a_config(config):
+    flags = "--drop_ages 28 29 --drop_ages 57 59".split()
+    assert settings.parse(flags).drop_ages == [[28, 29], [57, 59]]
+    stored = config({"settings": {"drop_ages": [20, 21]}})  # one range, as it once was stored
+    assert settings.parse(["--config", stored]).drop_ages == [[20, 21]]
+    assert settings.parse(["--config", stored, *flags]).drop_ages == [[28, 29], [57, 59]]
+
+
+def test_a_config_can_be_yaml(tmp_path):
+    file = tmp_path / "flags.yaml"
+    file.write_text(
+        "lr: 1e-3\npretrained: no\nresize: [64, 48]\ndrop_ages: [[57, 59]]\ncache: yes\n"
+    )
+    args = settings.parse(["--config", str(file), "--epochs", "3"])
+    assert (args.lr, args.pretrained, args.resize, args.cache) == (1e-3, "no", [64, 48], "yes")
+    assert (args.drop_ages, args.epochs) == ([[57, 59]], 3)
+    for text in ("a: [", "- lr", "lr: fast", "colour: red"):
+        file.write_text(text)
+        with pytest.raises(UserError, match=r"flags\.yaml"):
+            settings.parse(["--config", str(file)])
+
+
+@pytest.mark.parametrize("flags", ["--patience 2", "--scheduler plateau"])
+def test_what_follows_the_score_needs_people_to_validate_on(flags):
+    settings.parse(flags.split())
+    with pytest.raises(UserError, match=flags.split()[0]):
+        settings.parse([*flags.split(), "--val_ratio", "0"])
+
+
 def test_a_config_that_is_missing_is_told(capsys):
     with pytest.raises(SystemExit) as error:
         settings.parse_or_exit(["--config", "/nowhere/config.json"])

@@ -1,0 +1,160 @@
+"""Losses and gradients that are not finite, learning rates, settings that leave things out."""
+
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import dataset
+import train
+from core import device
+from core.errors import UserError
+from training import loss_meter, startup
+from training.optimizer import Schedule, halvings
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_loss_that_is_not_finite_names_its_photos(
+    drawn, trained, tmp_path, monkeypatch, accumulate
+):
+    """In the third of the steps, found at the log interval's end; what was saved before stays."""
+    calls, real = [], train.total_loss
+
+    def broken(*arguments):
+        calls.append(1)
+        return real(*arguments) * (float("nan") if len(calls) == 11 else 1)
+
+    monkeypatch.setattr(train, "total_loss", broken)
+    with pytest.raises(UserError, match="loss is not finite in step 3 of epoch 2") as error:
+        trained(drawn, tmp_path, "--epochs", "3", "--accumulate", accumulate)
+    frame, split = dataset.read_train(drawn / "train"), pd.read_csv(tmp_path / "a" / "split.csv")
+    held_out = frame["person"].isin(split["person"][split["fold"] == 0])
+    paths = frame["path"][~held_out].reset_index(drop=True)
+    order = dataset.EpochSampler(len(paths), 42).of_epoch(1)[32:48]
+    assert str(error.value).endswith(", ".join(paths[row] for _, row, _ in order))
+    stored = torch.load(tmp_path / "a" / "last.ckpt", weights_only=True)
+    assert stored["epoch"] == 1
+    assert all(torch.isfinite(tensor).all() for tensor in stored["model"].values())
+
+
+class BadGradient(torch.autograd.Function):
+    """The loss as it is, and a gradient that is not a number."""
+
+    @staticmethod
+    def forward(_, loss):
+        return loss.clone()
+
+    @staticmethod
+    def backward(_, gradient):
+        return gradient * float("nan")
+
+
+def spoil_gradients(monkeypatch, *which):
+    calls, real = [], train.total_loss
+
+    def spoiled(*arguments):
+        calls.append(1)
+        loss = real(*arguments)
+        return BadGradient.apply(loss) if len(calls) in which else loss
+
+    monkeypatch.setattr(train, "total_loss", spoiled)
+
+
+@pytest.mark.parametrize("clip", ["1", "0"])
+def test_a_gradient_that_is_not_finite_is_not_saved(drawn, trained, tmp_path, monkeypatch, clip):
+    spoil_gradients(monkeypatch, 8)  # the last step of the epoch, whose loss is finite
+    with pytest.raises(UserError, match="gradient is not finite in step 8 of epoch 1"):
+        trained(drawn, tmp_path, "--epochs", "1", "--clip", clip)
+    assert not list(tmp_path.rglob("*.ckpt")) + list(tmp_path.rglob("*.safetensors"))
+
+
+def test_overflows_of_fp16_are_left_out_and_counted(drawn, trained, tmp_path, monkeypatch, capsys):
+    """With PyTorch's own scaler, on a CPU."""
+    choice = device.Choice("fp16", True, "as asked")
+    monkeypatch.setattr(device, "choose", lambda *_, **__: choice)
+    spoil_gradients(monkeypatch, 2, 3)
+    run = trained(drawn, tmp_path, "--epochs", "1", "--precision", "auto")
+    table = pd.read_csv(run / "metrics.csv")
+    assert list(table["fp16_overflows"]) == [2]
+    assert table["loss"].notna().all()
+    assert "2 fp16 overflows" in capsys.readouterr().out
+    tensors = load_file(run / "best.safetensors").values()
+    assert all(torch.isfinite(tensor).all() for tensor in tensors)
+    spoil_gradients(monkeypatch, *range(100))
+    monkeypatch.setattr(loss_meter, "OVERFLOWS_IN_A_ROW", 10)
+    with pytest.raises(UserError, match="not finite in step 3 of epoch 2"):
+        trained(drawn, tmp_path, "--epochs", "2", "--precision", "auto")
+
+
+def test_more_micro_batches_to_an_update_than_an_epoch_has_make_one_update(
+    drawn, trained, tmp_path, capsys
+):
+    trained(drawn, tmp_path, "--epochs", "2", "--accumulate", "100")
+    said = capsys.readouterr().out
+    assert "1 updates an epoch, 2 in all" in said
+    assert "8 batches" in said
+
+
+@pytest.mark.parametrize(
+    ("photos", "ranks", "batch_size", "accumulate", "split", "expected"),
+    [
+        (131, 1, 16, 1, 1, (16, 1, 8)),
+        (131, 2, 16, 1, 1, (16, 1, 4)),
+        (131, 1, 16, 3, 2, (8, 6, 2)),
+        (131, 1, 16, 100, 4, (4, 32, 1)),
+        (5, 1, 16, 2, 1, (16, 1, 1)),
+    ],
+)
+def test_steps_of_an_epoch(photos, ranks, batch_size, accumulate, split, expected):
+    plan = startup.Plan([8, 8], [0] * 3, [1] * 3, 0, "fp32", True, "", split=split)
+    args = SimpleNamespace(batch_size=batch_size, accumulate=accumulate)
+    plan = startup._count_steps(plan, args, photos, ranks)
+    assert (plan.batch_size, plan.accumulate, plan.updates) == expected
+
+
+def test_a_plateau_halves_the_learning_rate():
+    assert [halvings([0.1, 0.2, 0.2, 0.1, 0.3, 0.3, 0.3, 0.3][:n], 2) for n in range(9)] == [
+        *(0, 0, 0, 0, 1, 1, 1, 2, 2)
+    ]
+    args = SimpleNamespace(scheduler="plateau", lr=0.1, warmup=1.0, lr_decay_step=2)
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr_scale": 0.5}]
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    schedule = Schedule(optimizer, args, epochs=10, per_epoch=4)
+    assert schedule.set(0) == pytest.approx(0.005)
+    assert schedule.set(2) == pytest.approx(0.0275)
+    assert schedule.set(39) == pytest.approx(0.05)
+    assert schedule.set(39, [0.3, 0.2, 0.2]) == pytest.approx(0.025)
+    assert "plateau, 4 updates an epoch, 40 in all" in str(schedule)
+
+
+def test_photos_that_cannot_be_read_are_left_out_when_asked(drawn, trained, tmp_path, capsys):
+    import shutil
+
+    data = tmp_path / "data"
+    shutil.copytree(drawn, data)
+    photos = sorted((data / "train" / "images").glob("0*/mask1.*"))
+    for photo in photos[:2]:
+        photo.write_bytes(b"no photo")
+    with pytest.raises(UserError, match="2 of 166 photos"):
+        trained(data, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+    trained(
+        data,
+        tmp_path / "model",
+        "--epochs",
+        "1",
+        "--on_error",
+        "skip",
+        "--drop_ages",
+        "0",
+        "20",
+        "--drop_ages",
+        "58",
+        "90",
+    )
+    said = capsys.readouterr().out
+    assert "left out 2 of 166 photos" in said
+    assert str(photos[0]) in said
+    assert "as sampled" in said

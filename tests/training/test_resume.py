@@ -1,0 +1,239 @@
+"""Runs that are interrupted, resumed, extended, or whose data changed in between."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import train
+from core.errors import UserError
+from core.folders import ROOT
+from training import settings
+from training.stop import Stop
+
+COLUMNS = ["epoch", "lr", "loss", "macro_f1"]
+
+
+def assert_same_end(whole, other):
+    tensors, others = (load_file(run / "best.safetensors") for run in (whole, other))
+    assert all(torch.equal(tensors[name], others[name]) for name in tensors)
+    tables = [pd.read_csv(run / "metrics.csv")[COLUMNS] for run in (whole, other)]
+    pd.testing.assert_frame_equal(*tables)
+
+
+def stop_at(monkeypatch, poll):
+    """Let a run be asked to stop at its `poll`-th look, counted from 1."""
+    looks = []
+
+    def asked(self, save=False):
+        looks.append(1)
+        return len(looks) == poll, False
+
+    monkeypatch.setattr(Stop, "poll", asked)
+
+
+# 131 photos to train on: 8 batches, 2 updates an epoch, and a look after the first of them; then
+# one look for each of the 5 batches of validation.
+FLAGS = (
+    "--epochs 2 --accumulate 4 --criterion f1 --f1_memory 0.9 --ema 0.9 --mixup 0.4 --drop 0.2 "
+    "--sampling weighted --optimizer adamw --valid_batch_size 8 --workers 1"
+).split()
+
+
+def test_a_run_stopped_within_an_epoch_and_in_validation_goes_on_bit_for_bit(
+    drawn, trained, tmp_path, monkeypatch
+):
+    whole = trained(drawn, tmp_path, *FLAGS, name="whole")
+    for poll in (4, 3, 1):  # in the first validation; in the rest of it; within the second epoch
+        with monkeypatch.context() as patched, pytest.raises(SystemExit) as stopped:
+            stop_at(patched, poll)
+            trained(drawn, tmp_path, *FLAGS, "--resume", "auto", name="cut")
+        assert stopped.value.code == 128 + signal.SIGTERM
+        if poll != 1:
+            assert not (tmp_path / "cut" / "metrics.csv").exists()
+    cut = trained(drawn, tmp_path, *FLAGS, "--resume", name="cut")
+    assert_same_end(whole, cut)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_process_group_goes_on_to_the_same_weights(
+    drawn, trained, training_flags, tmp_path, how
+):
+    """A real process with loader workers, signalled as Slurm and systemd do it."""
+    flags = "--epochs 4 --check_photos no --save_interval 0.001 --workers 2".split()
+    whole = trained(drawn, tmp_path, *flags, name="whole")
+    command = [sys.executable, ROOT / "train.py"]
+    process = subprocess.Popen(
+        [*command, *training_flags(drawn, tmp_path, *flags, name="cut")],
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    metrics_file = tmp_path / "cut" / "metrics.csv"
+    while not metrics_file.exists() and process.poll() is None:
+        time.sleep(0.01)
+    signalled = time.monotonic()
+    os.killpg(process.pid, how)
+    said, _ = process.communicate()
+    assert process.returncode == (-how if how == signal.SIGKILL else 128 + how), said
+    assert time.monotonic() - signalled < 10
+    assert "Traceback" not in said
+    assert len(pd.read_csv(metrics_file)) < 4
+    torch.set_num_threads(2)  # the run goes on with one, as it began
+    assert_same_end(whole, trained(drawn, tmp_path, *flags, "--resume", name="cut"))
+    assert torch.get_num_threads() == 1
+
+
+def test_a_second_ctrl_c_stops_at_once_but_not_the_same_one_told_twice():
+    stop = Stop(world_size=1)
+    with stop:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)  # passed on by torchrun
+        assert stop.poll() == (True, False)
+        stop.since -= 2
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_resume_refuses_a_flag_that_makes_another_run(drawn, trained, tmp_path):
+    trained(drawn, tmp_path, "--epochs", "1")
+    with pytest.raises(UserError, match="--lr"):
+        trained(drawn, tmp_path, "--epochs", "1", "--lr", "0.5", "--resume")
+
+
+def remove_people(data):
+    (data / "train" / "train.csv").unlink()
+    shutil.rmtree(sorted((data / "train" / "images").glob("0*"))[0])
+
+
+def remove_a_photo(data):
+    next((data / "train" / "images").glob("*/mask3.*")).unlink()
+
+
+def correct_an_age(data):
+    person = pd.read_csv(data / "train" / "train.csv")["path"][0]
+    (data / "fix.csv").write_text(f"person,field,value\n{person},age,77\n")
+
+
+def test_resume_refuses_data_that_changed(drawn, trained, tmp_path, monkeypatch):
+    data = tmp_path / "data"
+    shutil.copytree(drawn, data)
+    (data / "fix.csv").write_text("person,field,value\n")
+    other = pd.read_csv(data / "train" / "train.csv")[["path"]].rename(columns={"path": "person"})
+    other.assign(fold=[0] * 5 + [-1] * 19).to_csv(data / "other.csv", index=False)
+    flags = ("--epochs", "1", "--corrections", str(data / "fix.csv"))
+    trained(data, tmp_path, *flags)
+
+    def resumed(*more):
+        with pytest.raises(UserError) as error:
+            trained(data, tmp_path, *flags, "--resume", *more)
+        return str(error.value)
+
+    assert "--split" in resumed("--split", data / "other.csv")
+    correct_an_age(data)
+    assert "other labels of age" in resumed()
+    remove_a_photo(data)
+    assert "photos were added or removed" in resumed()
+    remove_people(data)
+    assert "1 people were removed" in resumed()
+
+
+def test_a_finished_run_is_extended_and_an_unfinished_one_is_not(
+    drawn, trained, tmp_path, monkeypatch, capsys
+):
+    flags = ("--optimizer", "adamw", "--warmup", "0")
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        stop_at(patched, 10)
+        trained(drawn, tmp_path, "--epochs", "2", *flags)
+    with pytest.raises(UserError, match="--epochs 2 --resume"):
+        trained(drawn, tmp_path, "--epochs", "4", *flags, "--resume")
+    run = trained(drawn, tmp_path, "--epochs", "2", *flags, "--resume")
+    capsys.readouterr()
+    trained(drawn, tmp_path, "--epochs", "4", *flags, "--resume")
+    assert "extended to 4 epochs, with a new learning-rate schedule" in capsys.readouterr().out
+    rates = pd.read_csv(run / "metrics.csv")["lr"]
+    assert len(rates) == 4
+    assert rates[2] > 10 * rates[1]
+    assert rates[3] < rates[2] / 10
+    assert json.loads((run / "config.json").read_text())["choices"]["first_epoch"] == 2
+
+
+def test_patience_stops_a_run_that_no_longer_improves(drawn, trained, tmp_path, capsys):
+    flags = "--epochs 6 --lr 1e-12 --optimizer adamw --patience 2".split()
+    run = trained(drawn, tmp_path, *flags)
+    assert "stopped early" in capsys.readouterr().out
+    best = pd.read_csv(run / "metrics.csv")["macro_f1"]
+    assert len(best) < 6
+    trained(drawn, tmp_path, *flags, "--resume")
+    assert len(pd.read_csv(run / "metrics.csv")) == len(best)
+
+
+def test_checkpoints_are_kept_as_asked_and_serve(drawn, trained, tmp_path):
+    run = trained(drawn, tmp_path, "--epochs", "4", "--keep", "2")
+    kept = ["epoch-0003.ckpt", "epoch-0004.ckpt", "last.ckpt"]
+    assert sorted(path.name for path in run.glob("*.ckpt")) == kept
+    shutil.copytree(run, tmp_path / "whole")
+    (run / "last.ckpt").write_bytes(b"broken")
+    with pytest.raises(UserError, match="epoch-N"):
+        trained(drawn, tmp_path, "--epochs", "4", "--resume")
+    shutil.copy(run / "epoch-0003.ckpt", run / "last.ckpt")
+    again = trained(drawn, tmp_path, "--epochs", "4", "--resume", "auto")
+    assert_same_end(tmp_path / "whole", again)
+
+
+def test_resume_auto_starts_a_run_that_is_not_there_or_wrote_nothing(drawn, trained, tmp_path):
+    flags = ("--epochs", "1", "--resume", "auto")
+    assert trained(drawn, tmp_path, *flags).name == "a"
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / ".config.json.0a1b2c3d.part").touch()
+    assert trained(drawn, tmp_path, *flags, name="b").name == "b"
+    assert trained(drawn, tmp_path, "--epochs", "1", name="b").name == "b-2"
+
+
+def test_resume_auto_goes_on_with_the_folds_of_a_run_stopped_after_the_first(
+    drawn, trained, tmp_path
+):
+    flags = ("--folds", "2", "--epochs", "1", "--resume", "auto")
+    run = trained(drawn, tmp_path, *flags)
+    whole = pd.read_csv(run / "val_predictions.csv")
+    first = (run / "fold-0" / "last.ckpt").stat().st_mtime_ns
+    shutil.rmtree(run / "fold-1")
+    for name in ("config.json", "split.csv", "val_predictions.csv"):
+        (run / name).unlink()
+    again = trained(drawn, tmp_path, *flags)
+    assert again == run
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["a"]
+    assert pd.read_csv(run / "val_predictions.csv").equals(whole)
+    assert (run / "fold-0" / "last.ckpt").stat().st_mtime_ns == first  # not trained again
+
+
+def test_a_run_of_the_version_before_goes_on(drawn, trained, tmp_path, training_flags):
+    """Its checkpoint held one random state and the sums of the losses, its config the flags."""
+    flags = ("--epochs", "2", "--drop_ages", "57", "59")
+    whole = trained(drawn, tmp_path, *flags, "--keep", "2", name="whole")
+    old = tmp_path / "old"
+    shutil.copytree(whole, old)
+    stored = torch.load(old / "epoch-0001.ckpt", weights_only=True)
+    stored["random"] = stored.pop("ranks")[0]["random"]
+    for name in ("validated", "finished"):
+        del stored[name]
+    rows = pd.read_csv(old / "metrics.csv").head(1).to_dict("records")
+    torch.save(stored | {"total": [0.0], "rows": rows, "best": rows[0]}, old / "last.ckpt")
+    config = json.loads((old / "config.json").read_text())
+    config["settings"]["drop_ages"] = [57, 59]
+    known = ("precision", "channels_last", "reason", "checkpointing", "split", "threads")
+    choices = {name: config["choices"][name] for name in known} | {"compiled": False}
+    del config["data"]
+    (old / "config.json").write_text(json.dumps(config | {"choices": choices}))
+    train.main(settings.parse(training_flags(drawn, tmp_path, *flags, "--resume", name="old")))
+    assert_same_end(whole, old)

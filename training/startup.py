@@ -1,0 +1,190 @@
+"""What a run decides before it trains, and the model it starts from.
+
+The decisions are made here, applied here, stored in config.json under "choices", and taken from
+there when the run is resumed.
+"""
+
+from dataclasses import asdict, dataclass, fields, replace
+
+import timm
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision import MixedPrecision, Precision
+from timm.utils import random_seed
+
+import dataset
+from core import device
+from core.backbone import backbone_config
+from core.processes import cores, on_rank_zero
+from core.progress import say
+from model import MaskClassifier, load_pretrained
+from training import settings
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was decided at start-up."""
+
+    # the model's input and its frozen part
+    resize: list[int]  # height, width
+    mean: list[float]
+    std: list[float]
+    freeze: int  # coarse layer groups
+    # the machine
+    precision: str  # bf16, fp16 or fp32
+    channels_last: bool
+    reason: str  # for precision and layout, in words
+    checkpointing: bool = False
+    split: int = 1  # micro-batches that a batch is split into
+    threads: int | None = None  # on a CPU
+    compiled: bool = False
+    first_epoch: int = (
+        0  # where the learning-rate schedule begins: after 0 in a run that was extended
+    )
+    # an epoch, counted for one rank
+    batch_size: int = 0  # photos in a micro-batch
+    accumulate: int = 1  # micro-batches to an update
+    updates: int = 0
+
+    @property
+    def steps(self) -> int:
+        """Micro-batches in an epoch. The last ones that do not fill an update are dropped."""
+        return self.updates * self.accumulate
+
+    @property
+    def machine(self) -> dict:
+        """The choices that hold for another fold as well."""
+        names = ("precision", "channels_last", "reason", "checkpointing", "split", "threads")
+        return {name: getattr(self, name) for name in names}
+
+
+def launch(args) -> Fabric:
+    """The process's one Fabric, with all ranks started."""
+    kind = device.accelerator(args.accelerator)
+    device.keep_memory(kind)
+    fabric = Fabric(accelerator=kind, devices=args.devices, num_nodes=args.nodes)
+    fabric.launch()
+    return fabric
+
+
+def start(args, train_frame, drawn: bool, fabric, recorded: dict) -> tuple[MaskClassifier, Plan]:
+    """The model at its start and the Plan, already applied.
+
+    `recorded` holds choices made before, by the run that is resumed or for another fold.
+    """
+    choices = recorded if "mean" in recorded else input_choices(args, train_frame) | recorded
+    torch.manual_seed(args.seed)
+    model = build_model(args, choices, drawn)
+    if "precision" not in choices:
+        choices |= _machine_choices(args, model, fabric)
+    known = {field.name for field in fields(Plan)}
+    plan = Plan(**{name: value for name, value in choices.items() if name in known})
+    plan = _count_steps(plan, args, len(train_frame), fabric.world_size)
+    if choices.get("compiled") is None:
+        updates = args.epochs * plan.steps
+        compiled = device.compiles(args.compile, fabric.device.type, updates, worth=5000)
+        plan = replace(plan, compiled=compiled)
+    model = apply(plan, model, fabric)
+    if fabric.global_rank:  # the same weights on all ranks, but dropout of their own
+        random_seed(args.seed, fabric.global_rank)
+    return model, plan
+
+
+def input_choices(args, train_frame) -> dict:
+    """Input size, pixel statistics and frozen layer groups, where the flags leave them open."""
+    config = backbone_config(args.model)
+    resize = args.resize or (config["resize"] if config["fixed"] else [256, 192])
+    mean, std = config["mean"], config["std"]
+    if args.statistics == "measured" and not (args.mean and args.std):
+        mean, std = dataset.pixel_statistics(train_frame["path"], resize, args.crop)
+    freeze = args.freeze if args.freeze is not None else 2 * (args.pretrained != "no")
+    return {
+        "resize": list(resize),
+        "mean": args.mean or mean,
+        "std": args.std or std,
+        "freeze": freeze,
+    }
+
+
+def build_model(args, choices: dict, drawn: bool = False) -> MaskClassifier:
+    """Backbone and head with their first weights, and all that inference will need to know."""
+    model = MaskClassifier(
+        args.model,
+        args.head,
+        choices["resize"],
+        choices["mean"],
+        choices["std"],
+        settings.keywords(args.model_kwargs),
+        crop=args.crop,
+        bands=args.bands,
+        drop=args.drop,
+        tta=args.tta,
+        drawn=drawn,
+        macro_f1=None,
+    )
+    weights = load_pretrained(model, args.pretrained, args.pretrained_partial == "yes")
+    matcher = model.backbone.group_matcher(coarse=True) if choices["freeze"] else None
+    groups = timm.models.group_parameters(model.backbone, matcher) if matcher else {}
+    for group in sorted(groups)[: choices["freeze"]]:
+        for name in groups[group]:
+            model.backbone.get_parameter(name).requires_grad_(False)
+    parameters = sum(p.numel() for p in model.parameters()) / 1e6
+    height, width = choices["resize"]
+    say(
+        f"model: {args.model}, {args.head} head, {parameters:.1f} M parameters, "
+        f"input {height} x {width}, weights: {weights}"
+    )
+    return model
+
+
+def _machine_choices(args, model, fabric) -> dict:
+    kind = fabric.device.type
+    if kind == "cpu" and "auto" in (args.precision, args.layout):
+        say("measuring which precision and memory layout are fastest here")
+    devices = [fabric.device] if kind == "cuda" else []
+    with torch.random.fork_rng(devices):  # measuring must not change what is trained
+
+        def choose():
+            resize = model.description["resize"]
+            return vars(device.choose(model, kind, args, training=True, resize=resize))
+
+        return on_rank_zero(fabric, choose)
+
+
+def _count_steps(plan: Plan, args, photos: int, ranks: int) -> Plan:
+    batch_size = args.batch_size // plan.split
+    batches = max(1, -(-photos // ranks) // batch_size)
+    accumulate = min(args.accumulate * plan.split, batches)
+    if accumulate < args.accumulate * plan.split:
+        say(f"--accumulate: an epoch has {batches} batches only, which make one update")
+    updates = batches // accumulate
+    return replace(plan, batch_size=batch_size, accumulate=accumulate, updates=updates)
+
+
+def apply(plan: Plan, model: MaskClassifier, fabric) -> MaskClassifier:
+    """Set up this process, `fabric` and `model` as planned."""
+    kind = fabric.device.type
+    if plan.threads:  # another number would add up in another order, to other bits
+        torch.set_num_threads(min(plan.threads, cores()))
+    if kind == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in fp32
+        torch.backends.cudnn.benchmark = True  # inputs are of one size
+    fabric.strategy.precision = (
+        Precision()
+        if plan.precision == "fp32"
+        else MixedPrecision(device.FABRIC_PRECISION[plan.precision], kind)
+    )
+    if plan.checkpointing:
+        model.backbone.set_grad_checkpointing(True)
+    device.fuse_attention(model, kind, training=True)
+    return model.to(memory_format=torch.channels_last) if plan.channels_last else model
+
+
+def describe(plan: Plan, fabric, workers: int) -> str:
+    """The machine's part of the plan in a line of words."""
+    known = {field.name for field in fields(device.Choice)}
+    choice = device.Choice(**{k: v for k, v in asdict(plan).items() if k in known})
+    compiled = ", compiled" if plan.compiled else ""
+    return (
+        f"device: {fabric.device.type} x {fabric.world_size}, {choice}{compiled}, {workers} workers"
+    )
