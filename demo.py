@@ -15,6 +15,7 @@ from pathlib import Path
 from core.cli import ArgumentParser, HelpFormatter, run
 from core.errors import UserError
 from core.folders import folder
+from prediction.predictor import Predictor
 from prediction.runs import model_files
 
 HOST = "127.0.0.1"
@@ -45,15 +46,13 @@ def parse_args(arguments=None) -> argparse.Namespace:
 
 
 def find_model(args):
-    """The model and its description, as inference.py finds them; None where no run was named and
+    """The Predictor of the models that inference.py would find; None where no run was named and
     none is finished.
     """
-    from prediction.show import model_of
-
     runs = folder(args.model_dir, "SM_CHANNEL_MODEL", "SM_MODEL_DIR", default="model")
     if not (args.name or args.checkpoint or (runs / "latest.json").is_file()):
         return None
-    return model_of(model_files(args)[1])
+    return Predictor(model_files(args)[1])
 
 
 def check_port(port: int) -> None:

@@ -200,9 +200,11 @@ def _leaderboard(path: Path, names: pd.Series) -> pd.Series:
 def read_members(members: pd.DataFrame) -> tuple[pd.Index, np.ndarray]:
     """The ImageIDs (N,) of the best model's CSV and everybody's answers (members, N) int8 in that order; UserError if the photos differ."""
     best = submission.read_submission(members["path"][0])
-    photos, starts = pd.Index(best["ImageID"]), submission.line_starts(best["ImageID"])
-    others = [submission.read_aligned(path, photos, starts) for path in members["path"][1:]]
-    return photos, np.stack([best["ans"].to_numpy(), *others])
+    photos, ans = pd.Index(best["ImageID"]), [best["ans"].to_numpy()]
+    for path in members["path"][1:]:
+        other = submission.read_submission(path, unique=False)  # align sees to that
+        ans.append(other["ans"].to_numpy()[submission.align(path, other["ImageID"], photos)])
+    return photos, np.stack(ans)
 
 
 def probabilities_of(members: pd.DataFrame, photos: pd.Index):
@@ -231,7 +233,6 @@ def vote(args) -> None:
     output = args.output or args.csv[0].with_name(f"vote-{args.method}-{len(members)}.csv")
     check_output(output)
     photos, ans = read_members(members)
-    submission.check_image_ids(photos, members["path"][0])
     mean = None
     if args.method == "soft":
         mean = sum(probabilities_of(members, photos)) / np.float32(len(members))

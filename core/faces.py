@@ -23,6 +23,7 @@ THRESHOLD = 0.6
 # On each side of a face, in heights of it: 0.3 makes a face fill 60 % of a portrait's height
 MARGIN = 0.3
 CROP_MARGIN = 0.6  # of prepare.py crop and inference.py --crop_faces
+WINNERS_CROP = (320, 256)  # height, width in the 512 x 384 frame: where no face is found
 
 
 class FaceDetector:

@@ -68,10 +68,11 @@ def fit(pixels, resize: tuple[int, int], crop: tuple[int, int] | None = None) ->
 def load_photo(path, resize: tuple[int, int], crop: tuple[int, int] | None = None) -> np.ndarray:
     """Decode, turn upright, crop and resize (bilinear, anti-aliased) -> (H, W, 3) uint8.
 
-    `path` may be an open stream too. A large JPEG is decoded at the smallest of libjpeg's scales
+    `path` may be an open stream, a PIL image or an (H, W, 3) uint8 array too. A large JPEG is decoded at the smallest of libjpeg's scales
     that still holds `resize` pixels in the crop. Raises PhotoError if the photo cannot be read.
     """
-    return fit(_decode(path, resize, crop), resize, crop)
+    decoded = path if isinstance(path, np.ndarray) else _decode(path, resize, crop)
+    return fit(decoded, resize, crop)
 
 
 def read_photo(path) -> np.ndarray:
@@ -177,9 +178,12 @@ def _warn(path) -> None:
 
 # ---------------------------------------------------------------------------- files and formats
 def open_photo(path) -> Image.Image:
-    """An opened, not yet decoded photo; PhotoError for what is no image or too large."""
+    """An opened, not yet decoded photo; PhotoError for what is no image or too large.
+
+    Of a PIL image it is a copy.
+    """
     try:
-        photo = _identify(path)
+        photo = path.copy() if isinstance(path, Image.Image) else _identify(path)
     except PhotoError:
         raise
     except Exception as error:  # Pillow's readers raise anything on hostile bytes

@@ -42,7 +42,7 @@ class Page:
 
     def __init__(self, find_model, detector):
         self.find_model, self.detector = find_model, detector
-        self.reader, self.description = None, {}
+        self.reader, self.synthetic = None, False
         self.lock = threading.Lock()  # one picture at a time: two would only share the cores
 
     def __call__(self, environ, start_response):
@@ -67,9 +67,7 @@ class Page:
             file = TEMPLATES / FILES[request.path]
             return Response(file.read_bytes(), content_type=f"{TYPES[file.suffix]}; charset=utf-8")
         if request.method == "GET" and request.path == "/status":
-            return json_response(
-                {"model": self.load(), "drawn": bool(self.description.get("drawn"))}
-            )
+            return json_response({"model": self.load(), "drawn": self.synthetic})
         if (
             request.method == "POST"
             and request.path == "/predict"
@@ -81,8 +79,8 @@ class Page:
     def load(self) -> bool:
         with self.lock:
             if self.reader is None and (found := self.find_model()):
-                model, self.description = found
-                self.reader = PeopleReader(model, self.description, self.detector)
+                self.reader = PeopleReader(found.probabilities, self.detector)
+                self.synthetic = found.synthetic
         return self.reader is not None
 
     def predict(self, request: LocalRequest) -> Response:

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from core.faces import MARGIN, FaceDetector, portrait
-from core.photo import fit
+from core.faces import MARGIN, WINNERS_CROP, FaceDetector, best_face, portrait
+from core.photo import crop_box, read_photo
 
 SMALLEST = 40  # pixels of height; of smaller faces there is too little to see
 IN_VIEW = (
@@ -16,36 +16,48 @@ class PeopleReader:
     """Find faces and predict them: `reader(picture)`, (H, W, 3) uint8 RGB -> faces (N, 5),
     probabilities (N, 18).
 
-    model: (N, height, width, 3) uint8 -> (N, 18) probabilities; description: its `resize` and
-    `crop`. Faces are left, top, width, height and score, the largest first."""
+    predict: a list of photos -> (N, 18) probabilities, as Predictor.probabilities. Faces are left,
+    top, width, height and score, the largest first."""
 
-    def __init__(self, model, description: dict, detector: FaceDetector, margin: float = MARGIN):
-        self.model, self.detector, self.margin = model, detector, margin
-        self.resize, self.crop = tuple(description["resize"]), description["crop"]
+    def __init__(self, predict, detector: FaceDetector, margin: float = MARGIN):
+        self.predict, self.detector, self.margin = predict, detector, margin
 
     def __call__(self, picture: np.ndarray):
         faces = self.faces(picture)
-        if not len(faces):
-            return faces, np.zeros((0, 18))
-        boxes = [portrait(face, self.margin, *picture.shape[1::-1]) for face in faces]
-        crops = [picture[top:bottom, left:right] for left, top, right, bottom in boxes]
-        return faces, self.model(np.stack([fit(crop, self.resize, self.crop) for crop in crops]))
+        return faces, self.predict(self.portraits(picture, faces))
 
-    def photo(self, picture: np.ndarray, whole: np.ndarray | None = None):
-        """As calling it, for a photo somebody chose: a portrait, and one without a face, are
-        predicted as they are.
+    def photo(self, picture: np.ndarray):
+        """As calling it, for a photo somebody chose: see `look`."""
+        faces, seen = self.look(picture)
+        return faces, self.predict(seen)
 
-        So a portrait of the competition's kind gets the same prediction alone and in a folder.
-        People come from left to right. The face of a photo in which none was found is nan. whole:
-        the photo as load_photo gives it, which may have decoded it at a smaller scale."""
+    def look(self, photo):
+        """Faces and what to predict for each, of a photo somebody chose (a path or a picture).
+
+        A portrait, and a photo without a face, are predicted as they are, so that a portrait of the
+        competition's kind gets the same prediction alone and in a folder. People come from left to
+        right. The face of a photo in which none was found is nan. PhotoError if unreadable.
+        """
+        picture = photo if isinstance(photo, np.ndarray) else read_photo(photo)
         faces = self.faces(picture)
         if not len(faces) or is_portrait(faces, picture):
-            faces = faces if len(faces) else np.full((1, 5), np.nan)
-            pixels = fit(picture, self.resize, self.crop) if whole is None else whole
-            return faces, self.model(pixels[None])
-        faces, probabilities = self(picture)
-        order = np.argsort(faces[:, 0])
-        return faces[order], probabilities[order]
+            return (faces if len(faces) else np.full((1, 5), np.nan)), [photo]
+        faces = faces[np.argsort(faces[:, 0])]
+        return faces, self.portraits(picture, faces)
+
+    def look_closer(self, photo):
+        """As `look`, for models trained on cropped faces: every photo's best face is cut out."""
+        picture = read_photo(photo)
+        faces = self.detector(picture)
+        if not len(faces):
+            box = tuple(round(side) for side in crop_box(*picture.shape[1::-1], WINNERS_CROP))
+            return np.full((1, 5), np.nan), [picture[box[1] : box[3], box[0] : box[2]]]
+        best = best_face(faces, *picture.shape[1::-1])[None]
+        return best, self.portraits(picture, best)
+
+    def portraits(self, picture: np.ndarray, faces: np.ndarray) -> list[np.ndarray]:
+        boxes = [portrait(face, self.margin, *picture.shape[1::-1]) for face in faces]
+        return [picture[top:bottom, left:right] for left, top, right, bottom in boxes]
 
     def faces(self, picture: np.ndarray) -> np.ndarray:
         """Faces (N, 5) that are large enough and wholly enough in the picture."""

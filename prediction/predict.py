@@ -1,4 +1,4 @@
-"""From batches of photos to log-probabilities."""
+"""From batches of photos to log-probabilities: what validation and inference share."""
 
 import math
 
@@ -7,17 +7,19 @@ import torch
 
 from core import processes
 from core.labels import CLASSES
+from core.memory import is_out_of_memory
 from prediction import tta
+from prediction.memory_limit import Halving
 
 
 def to_model(pixels, device, channels_last: bool):
-    """A batch as the loader gives it, (B, H, W, 3) uint8 -> (B, 3, H, W) uint8 on the device, in the layout the model wants."""
+    """A batch (B, H, W, 3) uint8 as (B, 3, H, W) on the device, in the layout the model wants."""
     images = pixels.to(device, non_blocking=True).permute(0, 3, 1, 2)
     return images if channels_last else images.contiguous()
 
 
 def views_of(description: dict, wish=None) -> list[str]:
-    """The views that an answer is averaged over besides the photo itself: `wish`, else those the model was validated with."""
+    """The test-time augmentations: `wish`, else those the model was validated with."""
     return description.get("tta", []) if wish is None else wish
 
 
@@ -25,43 +27,48 @@ def views_of(description: dict, wish=None) -> list[str]:
 def predict(
     model, loader, size: int, fabric, channels_last: bool, views=(), precision=None, ways: int = 1
 ):
-    """Log-probabilities (size, 18) float32 of all photos that `loader` serves as (pixels, row), averaged over `views`.
+    """Log-probabilities (size, 18) float32 of all photos that `loader` serves as (pixels, row).
 
-    In `precision` (fp32, bf16, fp16), else in the one that `fabric` was made with; `ways` batches at a time (processes.at_a_time).
-    A row below 0 marks a photo that could not be read: its answer is nan. Where the model gives no numbers (fp16 overflows), all is
-    answered again in fp32; what is no number there either is inf.
-    Rows are put where they belong and gathered over all processes, so a photo counts once however the work is shared out.
+    They are averaged over the test-time augmentations `views`. `precision` is fp32, bf16 or fp16,
+    where not given that of `fabric`; `ways` batches are computed concurrently
+    (processes.at_a_time). A row below 0 marks a photo that could not be read: its prediction is
+    nan. Where fp16 overflows, all is predicted again in fp32; what is no number there is inf.
+    Batches that do not fit in memory are halved. Rows are put where they belong and gathered over
+    all ranks, so a photo counts once however the work is shared.
     """
     model.eval()
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.bfloat16)
-    answers = torch.zeros(size, CLASSES, device=fabric.device)
-    served = torch.zeros(size, 1, device=fabric.device)
+    device = fabric.device
+    predictions = torch.zeros(size, CLASSES, device=device)
+    served = torch.zeros(size, 1, device=device)
 
-    @torch.inference_mode()  # it holds for one thread alone
-    def answer(pixels, rows):
-        images = to_model(pixels, fabric.device, channels_last)
-        rows = rows.to(fabric.device, non_blocking=True)
-        with (
-            torch.autocast(fabric.device.type, dtype, enabled=precision != "fp32")
+    def forward(images):
+        autocast = (
+            torch.autocast(device.type, dtype, enabled=precision != "fp32")
             if precision
             else fabric.autocast()
-        ):
-            if views:
-                images = images.float()
+        )
+        with autocast:
+            images = images.float() if views else images
             seen = [model.log_probabilities(view) for view in tta.views(images, views)]
+        return torch.stack(seen).logsumexp(0) - math.log(len(seen))
+
+    fitting = Halving(forward, torch.cat, is_out_of_memory)
+
+    @torch.inference_mode()  # it holds for one thread alone
+    def predict_batch(pixels, rows):
+        mean = fitting(to_model(pixels, device, channels_last))
+        rows = rows.to(device, non_blocking=True)
         unread = rows < 0
         rows = torch.where(unread, -1 - rows, rows)
-        mean = torch.stack(seen).logsumexp(0) - math.log(len(seen))
-        answers[rows] = mean.nan_to_num(torch.inf).masked_fill(unread[:, None], torch.nan)
+        predictions[rows] = mean.nan_to_num(torch.inf).masked_fill(unread[:, None], torch.nan)
         served[rows] = 1.0
 
-    processes.share_out(loader, answer, ways)
+    processes.share_out(loader, predict_batch, ways)
     if fabric.world_size > 1:
-        answers, served = (
-            fabric.all_reduce(answers, reduce_op="sum"),
-            fabric.all_reduce(served, reduce_op="sum"),
-        )
-    answers = (answers / served).cpu().numpy()
-    if np.isposinf(answers).any() and precision != "fp32":
+        predictions = fabric.all_reduce(predictions, reduce_op="sum")
+        served = fabric.all_reduce(served, reduce_op="sum")
+    predictions = (predictions / served).cpu().numpy()
+    if np.isposinf(predictions).any() and precision != "fp32":
         return predict(model, loader, size, fabric, channels_last, views, "fp32", ways)
-    return answers
+    return predictions

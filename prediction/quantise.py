@@ -11,7 +11,7 @@ import numpy as np
 from core.errors import UserError
 from core.files import atomic
 from core.photo import load_photo
-from prediction.onnx_file import onnx_model
+from prediction.onnx_file import open_session
 
 PHOTOS = (
     100  # that set the ranges of activations; with 50 the decisions differ, with 200 they do not
@@ -31,7 +31,7 @@ def quantise(source: Path, output: Path, photos: list[Path]) -> None:
     except ImportError as error:
         command = "pip install -r requirements-extras.txt"
         raise UserError(f"--int8: {error.name} is not installed; '{command}'") from None
-    model, description = onnx_model(source)
+    model, description = open_session(source)
     chosen = random.Random(0).sample(photos, min(PHOTOS, len(photos)))
     crop, resize = description["crop"], tuple(description["resize"])
     pixels = np.stack([load_photo(path, resize, crop) for path in chosen])
@@ -47,7 +47,11 @@ def quantise(source: Path, output: Path, photos: list[Path]) -> None:
             weight_type=QuantType.QInt8,
             per_channel=True,
         )
-    same = onnx_model(output)[0](pixels).argmax(1) == model(pixels).argmax(1)
+    before, after = (
+        session.run(None, {"photos": pixels})[0].argmax(1)
+        for session in (model, open_session(output)[0])
+    )
+    same = before == after
     size = output.stat().st_size / 1e6
     print(
         f"wrote {output} ({size:.1f} MB, int8); {same.mean():.0%} of the {len(pixels)} photos get the same class"

@@ -1,4 +1,4 @@
-"""Which model files a command means: runs by name, files, or the latest run."""
+"""Which model files a command or a program means: runs by name, folders, files, the latest run."""
 
 from pathlib import Path
 
@@ -8,38 +8,57 @@ from core.folders import folder, safe_name
 from core.progress import say
 
 
-def model_files(args) -> tuple[str, list[Path], dict]:
-    """The name of the submission, the model files to average, and the validation score if there is
-    one for all of them together.
+def model_files(args) -> tuple[str, list[Path], float | None]:
+    """The submission's name, the model files to average, and their common validation score.
+
+    By the flags --checkpoint, --name and --model_dir. The score is None where none is known for all
+    of the files together.
     """
     if args.checkpoint:
-        return Path(args.checkpoint[0]).stem, [Path(path) for path in args.checkpoint], {}
+        return Path(args.checkpoint[0]).stem, [Path(path) for path in args.checkpoint], None
     model_dir = folder(args.model_dir, "SM_CHANNEL_MODEL", "SM_MODEL_DIR", default="model")
     names = args.name
     if not names:
         if not (model_dir / "latest.json").is_file():
             raise UserError(
-                f"{model_dir} holds no finished run; train one with 'sh train.sh', or give --name or --checkpoint"
+                f"{model_dir} holds no finished run; train one with 'sh train.sh', "
+                "or give --name or --checkpoint"
             )
         names = [str(read_json(model_dir / "latest.json").get("run"))]
         say(f"run: {names[0]}, the latest in {model_dir}")
-    files, scores = [], {}
+    files = []
     for name in names:
-        path = model_dir / safe_name(name)
-        found = (
-            [path / "best.safetensors"]
-            if (path / "best.safetensors").is_file()
-            else sorted(path.glob("fold-*/best.safetensors"))
-        )
+        found = run_files(model_dir / safe_name(name))
         if not found:
-            there = sorted(p.parent.name for p in model_dir.glob("*/config.json"))
-            raise UserError(
-                f"--name {name}: no model in {path}; "
-                + (f"runs there: {', '.join(there)}" if there else "train one first")
-            )
+            there = sorted(path.parent.name for path in model_dir.glob("*/config.json"))
+            hint = f"runs there: {', '.join(there)}" if there else "train one first"
+            raise UserError(f"--name {name}: no model in {model_dir / name}; {hint}")
         files += found
-        if (
-            len(names) == 1 and len(found) > 1
-        ):  # all folds: the out-of-fold score speaks for their average
-            scores = read_json(path / "config.json").get("scores", {})
-    return "+".join(name.replace("/", "-") for name in names), files, scores
+    score = None
+    if len(names) == 1 and len(files) > 1:  # the out-of-fold score is that of all folds together
+        score = read_json(model_dir / names[0] / "config.json").get("scores", {}).get("macro_f1")
+    return "+".join(name.replace("/", "-") for name in names), files, score
+
+
+def files_of(source) -> list[Path]:
+    """The model files of `source`: a run folder, a run with folds, a file, or a list of these.
+
+    Raises UserError for a folder without a model or a path that does not exist.
+    """
+    if not isinstance(source, str | Path):
+        return [file for one in source for file in files_of(one)]
+    path = Path(source).expanduser()
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise UserError(f"{path}: does not exist; give a run folder or a model file")
+    found = run_files(path)
+    if not found:
+        raise UserError(f"{path}: holds no model (best.safetensors); train one first")
+    return found
+
+
+def run_files(run: Path) -> list[Path]:
+    """best.safetensors of a run or, where there is none, of each of its folds."""
+    best = run / "best.safetensors"
+    return [best] if best.is_file() else sorted(run.glob("fold-*/best.safetensors"))

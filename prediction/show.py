@@ -2,32 +2,21 @@
 
 import itertools
 import unicodedata
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from core.errors import UserError
-from core.faces import FaceDetector
 from core.files import atomic
 from core.folders import IMAGE_EXTENSIONS
-from core.photo import PhotoError, load_photo, read_photo
-from prediction.onnx_file import onnx_model, torch_model
-from prediction.people import PeopleReader
+from core.photo import PhotoError, check_photo, read_photo
+from core.processes import cores
+from prediction.words import MASKS, words
 
-MASKS = ("mask worn", "mask worn incorrectly", "no mask")
-
-
-GENDERS = ("male", "female")
-
-
-AGES = ("under 30", "30 to 59", "60 and over")
-
-
+AT_ONCE = 4  # batches between lines on the terminal
 COLOURS = ("#2e7d32", "#b85600", "#c62828")  # of the mask states
-
-
-CLASSES = len(MASKS) * len(GENDERS) * len(AGES)
 
 
 def photos_in(paths: list[str]) -> list[Path]:
@@ -58,19 +47,6 @@ def columns(text: str) -> int:
         2 if unicodedata.east_asian_width(letter) in "WF" else 1
         for letter in unicodedata.normalize("NFC", text)
     )
-
-
-def words(probabilities: np.ndarray) -> list[tuple[str, float]]:
-    """The class of the highest of 18 probabilities as mask, gender and age in words, each with the
-    probability of that word alone.
-    """
-    cube = probabilities.reshape(len(MASKS), len(GENDERS), len(AGES))
-    answer = np.unravel_index(cube.argmax(), cube.shape)
-    names = (MASKS[answer[0]], GENDERS[answer[1]], AGES[answer[2]])
-    return [
-        (name, float(cube.take(index, axis).sum()))
-        for axis, (name, index) in enumerate(zip(names, answer, strict=True))
-    ]
 
 
 def draw(photo: Path, people: list[tuple], output: Path) -> None:
@@ -143,60 +119,82 @@ def lines_strip(people: list[tuple], width: int) -> Image.Image:
     return strip
 
 
-def model_of(files: list[Path], tta=None):
-    """The model in one ONNX file, or the average of model files, and its description."""
-    if len(files) == 1 and files[0].suffix == ".onnx":
-        return onnx_model(files[0])
-    if any(path.suffix == ".onnx" for path in files):
-        raise UserError("--checkpoint: give one ONNX file alone")
-    return torch_model(files, tta)
+def print_predictions(predictor, photos, look, on_error=None, folder: Path | None = None) -> int:
+    """Print the prediction of everybody in `photos` and draw it into `folder`.
 
-
-def people_in(path: Path, reader: PeopleReader) -> list[tuple]:
-    """(face or None, words) of everybody in a photo; None where the photo was predicted as a whole.
-    PhotoError if unreadable.
+    look: photo -> (faces, what the model is given for each), as PeopleReader.look. Of photos that
+    cannot be read the reason is printed, with on_error "fallback" beside the mean of the others.
+    Returns 1 if there were any and `on_error` is None.
     """
-    faces, probabilities = reader.photo(
-        read_photo(path), load_photo(path, reader.resize, reader.crop)
-    )
-    people = []
-    for face, p in zip(faces, probabilities, strict=True):
-        people.append((None if np.isnan(face[0]) else face, words(p)))
-    return people
-
-
-def main(args, files: list[Path]) -> int:
-    """Print the prediction of everybody in args.photos and draw it in args.draw. 1 if a photo could
-    not be read.
-    """
-    model, description = model_of(files, args.tta)
-    if description.get("drawn"):
-        print(
-            "warning: this model has seen synthetic faces only; its predictions on photos mean nothing"
-        )
-    photos = photos_in(args.photos)
-    reader = PeopleReader(model, description, FaceDetector(args.face_detector))
-    width, unread, taken = max(columns(str(photo)) for photo in photos), 0, set()
-    for photo in photos:
-        name = str(photo) + " " * (width - columns(str(photo)))
-        try:
-            people = people_in(photo, reader)
-        except PhotoError as error:
-            print(f"{name}  cannot be predicted: {error.reason}")
-            unread += 1
+    width = max(columns(str(photo)) for photo in photos)
+    unread, drawn = 0, set()
+    at_once = len(photos) if on_error == "fallback" else AT_ONCE * predictor.options.batch_size
+    for start in range(0, len(photos), at_once):
+        some = photos[start : start + at_once]
+        results = predict_everybody(predictor, some, look)
+        if not predictor.is_first:
             continue
-        for number, (_, said) in enumerate(people, 1):
-            which = f"  {number}" * (len(people) > 1)
-            parts = [
-                f"{word:<{pad}} {p:4.0%}" for (word, p), pad in zip(said, (21, 6, 11), strict=True)
-            ]
-            print("  ".join([name + which, *parts]))
-        if args.draw:
-            output = free_name(photo.stem, taken)
-            draw(photo, people, Path(args.draw) / f"{output}.png")
-    if args.draw:
-        print(f"wrote {len(taken)} picture{'s' * (len(taken) != 1)} into {args.draw}")
-    return int(unread > 0)
+        read = [result for result in results if not isinstance(result, PhotoError)]
+        for photo, result in zip(some, results, strict=True):
+            name = str(photo) + " " * (width - columns(str(photo)))
+            note = ""
+            if isinstance(result, PhotoError):
+                unread, note = unread + 1, f"  cannot be predicted: {result.reason}"
+                if on_error != "fallback" or not read:
+                    print(name + note)
+                    continue
+                mean = np.concatenate([probabilities for _, probabilities in read]).mean(axis=0)
+                result, note = (np.full((1, 5), np.nan), mean[None]), f"{note}; mean of the others"
+            people = in_words(*result)
+            for number, (_, said) in enumerate(people, 1):
+                which = f"  {number}" * (len(people) > 1)
+                print("  ".join([name + which, *in_columns(said)]) + note)
+            if folder and not note:
+                draw(photo, people, folder / f"{free_name(photo.stem, drawn)}.png")
+    if folder and predictor.is_first:
+        print(f"wrote {len(drawn)} picture{'s' * (len(drawn) != 1)} into {folder}")
+    return int(unread > 0 and on_error is None)
+
+
+def predict_everybody(predictor, photos, look) -> list:
+    """For each photo (faces, probabilities (N, 18)), or the PhotoError that says why it has none;
+    everybody in all photos goes through the model together.
+    """
+
+    def look_or_error(photo):
+        try:
+            return look(photo)
+        except PhotoError as error:
+            return error
+
+    with ThreadPoolExecutor(cores()) as pool:
+        looked = list(pool.map(look_or_error, photos))
+    seen = [[] if isinstance(one, PhotoError) else one[1] for one in looked]
+    everybody = predictor.probabilities([item for items in seen for item in items], "skip")
+    ends = np.cumsum([len(items) for items in seen])
+    results = []
+    for photo, one, probabilities in zip(
+        photos, looked, np.split(everybody, ends[:-1]), strict=True
+    ):
+        if isinstance(one, PhotoError):
+            results.append(one)
+        elif np.isnan(probabilities).any():
+            results.append(check_photo(one[1][0]) or PhotoError(photo, "cannot be read"))
+        else:
+            results.append((one[0], probabilities))
+    return results
+
+
+def in_words(faces, probabilities) -> list[tuple]:
+    """(face or None, words) of each person; None where the photo was predicted as a whole."""
+    return [
+        (None if np.isnan(face[0]) else face, words(p))
+        for face, p in zip(faces, probabilities, strict=True)
+    ]
+
+
+def in_columns(said: list[tuple[str, float]]) -> list[str]:
+    return [f"{word:<{pad}} {p:4.0%}" for (word, p), pad in zip(said, (21, 6, 11), strict=True)]
 
 
 def free_name(stem: str, taken: set[str]) -> str:

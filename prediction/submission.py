@@ -1,10 +1,13 @@
-"""The files of a submission: answers (`name.csv`), what is known about them (`name.json`), their probabilities (`name.npz`).
+"""The files of a submission: NAME.csv (predictions), NAME.json (what made them), NAME.npz
+(probabilities) and NAME-predictions.csv (a table in words).
 
-The CSV is the competition's: a header `ImageID,ans`, a row a photo. Nothing here is pickled, and a file written is whole.
+The CSV is the competition's: a header `ImageID,ans`, a row a photo. Nothing here is pickled, and a
+file written is whole.
 """
 
-import contextlib
+import csv
 import io
+import tempfile
 import warnings
 import zipfile
 import zlib
@@ -16,21 +19,9 @@ import pandas as pd
 from core.errors import UserError, first_line
 from core.files import atomic, read_json, write_json
 from core.labels import CLASSES
+from prediction.words import table
 
-HEADER = "ImageID,ans\n"
-
-
-SPECIAL = ('"', ",", "\r", "\n")  # CSV puts a cell with one of these in quotes
-
-
-FORMULA = {
-    "=",
-    "+",
-    "-",
-    "@",
-    "\t",
-    "\r",
-}  # a spreadsheet that opens the CSV would run a cell that begins with one of these
+TABLE = "-predictions.csv"
 
 
 def few(names) -> str:
@@ -39,12 +30,50 @@ def few(names) -> str:
     return f"{shown} and {rest} more" if rest > 0 else shown
 
 
-# ---------------------------------------------------------------------------- answers
+def output_path(path: Path, overwrite: bool) -> Path:
+    """`path`, or NAME-2.csv, NAME-3.csv ... where a file of that name must not be overwritten.
+
+    Raises UserError if its folder cannot be written to, so that this is told before the work.
+    """
+    there = next(folder for folder in path.absolute().parents if folder.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{path.parent}: cannot be written to ({error.strerror}); give another --output_dir"
+        ) from None
+    free, number = path, 1
+    while not overwrite and any(file.exists() for file in files_of(free)):
+        number += 1
+        free = path.with_name(f"{path.stem}-{number}.csv")
+    return free
+
+
+def files_of(path: Path) -> list[Path]:
+    """All files of the submission `path`."""
+    table_path = path.with_name(path.stem + TABLE)
+    return [path, path.with_suffix(".json"), path.with_suffix(".npz"), table_path]
+
+
+def without_tables(paths: list[Path]) -> list[Path]:
+    """`paths` without tables in words beside their submission (output/*.csv has both)."""
+
+    def is_table(path):
+        return (
+            path.name.endswith(TABLE)
+            and path.with_name(path.name.removesuffix(TABLE) + ".csv").is_file()
+        )
+
+    return [path for path in paths if not is_table(path)]
+
+
 def read_submission(path: Path, unique: bool = True) -> pd.DataFrame:
     """Columns ImageID (text) and ans (int8, 0..17), the file's rows in the file's order.
 
-    Raises UserError, with the row where there is one: file or column missing, no rows, no ImageID, an ans that is no class,
-    and, where `unique`, an ImageID that stands twice. Other columns are ignored. Rows are counted as a spreadsheet does.
+    Raises UserError, with the row where there is one: file or column missing, no rows, no ImageID,
+    an ans that is no class, and, where `unique`, an ImageID that appears twice. Other columns are
+    ignored. Rows are counted as a spreadsheet does.
     """
     path = Path(path)
     try:
@@ -67,22 +96,19 @@ def _parse(path: Path, content: bytes, unique: bool) -> pd.DataFrame:
         if column not in columns:
             raise UserError(f"{path}: has no column {column!r}; its columns are {few(columns)}")
     content = content.rstrip() + b"\n"
-    with warnings.catch_warnings(
-        action="ignore", category=pd.errors.DtypeWarning
-    ):  # of answers that are no numbers: found below
+    with warnings.catch_warnings(action="ignore", category=pd.errors.DtypeWarning):
+        # the warning is of values that are no numbers: found below
         frame = pd.read_csv(
             io.BytesIO(content), usecols=["ImageID", "ans"], dtype={"ImageID": str}, **options
         )
     if frame.empty:
         raise UserError(f"{path}: has a header but no rows")
-    if (
-        frame["ans"].dtype.kind not in "iu"
-    ):  # pandas met something else than whole numbers: read again as text to find it
+    if frame["ans"].dtype.kind in "iu":
+        bad = ~frame["ans"].between(0, CLASSES - 1)
+    else:  # not all whole numbers: read again as text to find the row
         text = pd.read_csv(io.BytesIO(content), usecols=["ans"], dtype=str, **options)["ans"]
         bad = ~text.str.fullmatch(r"\s*0*(\d|1[0-7])\s*")
         frame["ans"] = text
-    else:
-        bad = ~frame["ans"].between(0, CLASSES - 1)
     if bad.any():
         row = int(bad.argmax())
         raise UserError(
@@ -94,112 +120,94 @@ def _parse(path: Path, content: bytes, unique: bool) -> pd.DataFrame:
     if unique and frame["ImageID"].duplicated().any():
         row = int(frame["ImageID"].duplicated().argmax())
         raise UserError(
-            f"{path}, row {row + 2}: ImageID {frame['ImageID'][row][:80]!r} stands twice"
+            f"{path}, row {row + 2}: ImageID {frame['ImageID'][row][:80]!r} appears twice"
         )
     return frame.astype({"ans": np.int8})[["ImageID", "ans"]]
 
 
 def align(path: Path, ids, photos: pd.Index) -> np.ndarray:
-    """Where each of `photos` stands in `ids`, the ImageIDs read from `path`; UserError naming a few unless both hold the same ones."""
+    """The position in `ids`, the ImageIDs read from `path`, of each of `photos`.
+
+    UserError that names a few unless both hold the same ones.
+    """
     ids = pd.Index(ids)
     if ids.equals(photos):
         return np.arange(len(photos))
     if not ids.is_unique:
-        raise UserError(f"{path}: ImageID {few(ids[ids.duplicated()].unique())} stands twice")
+        raise UserError(f"{path}: ImageID {few(ids[ids.duplicated()].unique())} appears twice")
     order = ids.get_indexer(photos)
-    missing, extra = (
-        photos[order < 0],
-        ids[~ids.isin(photos)] if len(ids) > (order >= 0).sum() else [],
-    )
+    missing = photos[order < 0]
+    extra = ids[~ids.isin(photos)] if len(ids) > (order >= 0).sum() else []
     if len(missing) or len(extra):
         parts = [
             f"{len(names)} {what} ({few(names)})"
             for names, what in ((missing, "missing"), (extra, "extra"))
             if len(names)
         ]
-        raise UserError(f"{path}: answers other photos than the rest: {', '.join(parts)}")
+        raise UserError(f"{path}: its photos are not those of the rest: {', '.join(parts)}")
     return order
 
 
-def line_starts(ids) -> list[str]:
-    """The ImageID and comma that begin each line of a submission, quoted where CSV asks for it."""
-    names = list(
-        np.asarray(ids, dtype=object)
-    )  # a plain list: going through a pandas column one by one is ten times slower
-    together = "".join(names)
-    if not any(mark in together for mark in SPECIAL):
-        return [name + "," for name in names]
-    return [
-        '"' + name.replace('"', '""') + '",'
-        if any(mark in name for mark in SPECIAL)
-        else name + ","
-        for name in names
-    ]
-
-
-def render(starts: list[str], ans: np.ndarray) -> bytes:
-    """The whole submission as the bytes of its file: `starts` from line_starts, `ans` (N,)."""
-    parts = [HEADER] * (1 + 2 * len(starts))
-    parts[1::2] = starts
-    parts[2::2] = np.array([f"{label}\n" for label in range(CLASSES)], dtype=object)[ans]
-    return "".join(parts).encode()
-
-
-def read_aligned(path: Path, photos: pd.Index, starts: list[str]) -> np.ndarray:
-    """The answers (N,) int8 in `path` in the order of `photos`; `starts` are line_starts(photos). Errors as read_submission and align.
-
-    A file that is byte for byte what `photos` with its answers would be written as (nearly every one) need not have its
-    ImageIDs parsed, which is most of the time that reading takes.
-    """
-    with contextlib.suppress(OSError, ValueError):
-        content = Path(path).read_bytes()
-        ans = pd.read_csv(io.BytesIO(content), usecols=["ans"], na_filter=False)["ans"].to_numpy()
-        if (
-            len(ans) == len(starts)
-            and ans.dtype.kind == "i"
-            and 0 <= ans.min()
-            and ans.max() < CLASSES
-            and content == render(starts, ans)
-        ):
-            return ans.astype(np.int8)
-    frame = read_submission(path)
-    return frame["ans"].to_numpy()[align(path, frame["ImageID"], photos)]
-
-
-def check_image_ids(ids, source: Path) -> None:
-    """UserError for an ImageID that a spreadsheet would run as a formula; `source` says where it came from."""
-    names = list(np.asarray(ids, dtype=object))
-    if {name[:1] for name in names} & FORMULA:
-        bad = [name for name in names if name[:1] in FORMULA]
-        raise UserError(
-            f"{source}: ImageIDs that begin like a spreadsheet formula are not written to a CSV: {few(bad)}; rename the photos"
-        )
-
-
 def write_submission(path: Path, frame: pd.DataFrame) -> None:
-    """Write the columns ImageID and ans exactly as the competition has them, atomically. UserError as check_image_ids."""
-    check_image_ids(frame["ImageID"], path)
+    """Write the columns ImageID and ans exactly as the competition has them, atomically."""
     ans = frame["ans"].to_numpy()
     if ans.dtype.kind not in "iu" or (len(ans) and not 0 <= ans.min() <= ans.max() < CLASSES):
         raise ValueError(f"ans must be whole numbers 0..{CLASSES - 1}")
+    # Python before 3.12 leaves a carriage return unquoted
+    quoting = csv.QUOTE_NONNUMERIC if frame["ImageID"].str.contains("\r").any() else 0
+    rows = frame[["ImageID", "ans"]]
     with atomic(path) as temporary:
-        temporary.write_bytes(render(line_starts(frame["ImageID"]), ans))
+        rows.to_csv(temporary, index=False, lineterminator="\n", quoting=quoting)
 
 
-# ---------------------------------------------------------------------------- beside the answers
+def write(path: Path, image_ids, probabilities: np.ndarray, sidecar: dict) -> None:
+    """Write all files of the submission `path`; the CSV last, when the others are there."""
+    write_sidecar(path, sidecar)
+    write_probabilities(path.with_suffix(".npz"), image_ids, probabilities)
+    write_table(path, image_ids, probabilities)
+    write_submission(path, pd.DataFrame({"ImageID": image_ids, "ans": probabilities.argmax(1)}))
+
+
+def unread(probabilities: np.ndarray) -> np.ndarray:
+    """True (N,) for photos that could not be read."""
+    return np.isnan(probabilities).any(axis=1)
+
+
+def write_table(path: Path, image_ids, probabilities: np.ndarray) -> None:
+    """Write the predictions (N, 18) in words beside the submission `path`, atomically.
+
+    Columns: ImageID, ans, then those of prediction.words.table; some rows at a time, so that a
+    million photos take no more memory than a thousand.
+    """
+    ids = np.asarray(image_ids, dtype=object)
+    with atomic(path.with_name(path.stem + TABLE)) as temporary:
+        for start in range(0, max(1, len(ids)), 10_000):
+            rows = slice(start, start + 10_000)
+            part = table(probabilities[rows]).rename(columns={"class": "ans"})
+            part.insert(0, "ImageID", ids[rows])
+            part.to_csv(
+                temporary,
+                mode="a",
+                header=start == 0,
+                index=False,
+                float_format="%.4f",
+                lineterminator="\n",
+            )
+
+
 def read_sidecar(path: Path) -> dict:
-    """What `name.json` beside the submission `path` says: name, model, macro_f1, kind...; empty where there is none."""
+    """NAME.json beside the submission `path`: name, model, macro_f1, kind...; empty if missing."""
     beside = Path(path).with_suffix(".json")
     return read_json(beside) if beside.is_file() else {}
 
 
 def write_sidecar(path: Path, content: dict) -> None:
-    """Write `content` to `name.json` beside the submission `path`."""
+    """Write `content` to NAME.json beside the submission `path`."""
     write_json(Path(path).with_suffix(".json"), content)
 
 
 def read_probabilities(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """ImageID (N,) text and probabilities (N, 18) float32 from an npz; UserError if it is broken, incomplete or not that."""
+    """ImageID (N,) text and probabilities (N, 18) float32 of an npz; UserError if it is none."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             ids, probabilities = arrays["ImageID"], arrays["probabilities"]
@@ -228,8 +236,8 @@ def read_probabilities(path: Path) -> tuple[np.ndarray, np.ndarray]:
         or ids.shape != probabilities.shape[:1]
     ):
         raise UserError(
-            f"{path}: ImageID is {ids.dtype}{ids.shape} and probabilities {probabilities.dtype}{probabilities.shape}; "
-            f"expected text (N,) and floats (N, {CLASSES})"
+            f"{path}: ImageID is {ids.dtype}{ids.shape} and probabilities {probabilities.dtype}"
+            f"{probabilities.shape}; expected text (N,) and floats (N, {CLASSES})"
         )
     if probabilities.shape[1] != CLASSES:
         raise UserError(
@@ -241,14 +249,14 @@ def read_probabilities(path: Path) -> tuple[np.ndarray, np.ndarray]:
     )  # nan is wrong too
     if wrong.any():
         raise UserError(
-            f"{path}: {wrong.sum()} rows are no probabilities, first that of {str(ids[wrong.argmax()])[:80]!r}; "
-            "they are at least 0 and sum to 1"
+            f"{path}: {wrong.sum()} rows are no probabilities, first that of "
+            f"{str(ids[wrong.argmax()])[:80]!r}; they are at least 0 and sum to 1"
         )
     return ids, probabilities
 
 
 def write_probabilities(path: Path, image_ids, probabilities: np.ndarray) -> None:
-    """Write `image_ids` (N,) and `probabilities` (N, 18) as the npz that read_probabilities reads, atomically."""
+    """Write ImageIDs (N,) and probabilities (N, 18) for read_probabilities, atomically."""
     with atomic(path) as temporary, temporary.open("wb") as stream:
         np.savez(
             stream,

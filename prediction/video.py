@@ -102,15 +102,17 @@ def stopped_by_signals(finish: bool):
         signal.signal(signal.SIGTERM, before)
 
 
-def main(args, model, description: dict, output: Path, progress) -> int:
+def main(args, predict, output: Path, progress) -> int:
     """Watch args.video and write `output`, the CSV, and the annotated video beside it.
+
+    predict: a list of photos -> (N, 18) probabilities, as Predictor.probabilities.
 
     A file is worked through to its end or not at all. A camera runs until Ctrl-C, or for
     args.seconds; its pictures are kept only where args.draw names a folder for them."""
     if find_spec("norfair") is None:
         command = "pip install -r requirements-extras.txt"
         raise UserError(f"--video: norfair is not installed; '{command}'")
-    reader = PeopleReader(model, description, FaceDetector(args.face_detector, THRESHOLD))
+    reader = PeopleReader(predict, FaceDetector(args.face_detector, THRESHOLD))
     source = open_source(args.video)
     stamp = f"-{datetime.now():%Y%m%d-%H%M%S}" * source.live
     video = Path(args.draw or output.parent) / f"{output.stem}.mp4"

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from core.errors import UserError
-from core.faces import CROP_MARGIN, FaceDetector, best_face, portrait
+from core.faces import CROP_MARGIN, WINNERS_CROP, FaceDetector, best_face, portrait
 from core.files import atomic, read_json, write_json
 from core.folders import DRAWN_MARK, is_drawn
 from core.listing import NOT_A_FORMAT, is_junk, is_photo, readable
@@ -25,7 +25,6 @@ from core.progress import say
 
 # Of the job, not of the photos: a folder made by one job can be read by the next.
 OWN = {"job.json", "journal.csv", "journal.part"}
-WINNERS_CROP = (320, 256)  # height, width in the 512 x 384 frame
 
 
 # ---------------------------------------------------------------------------- a job over a folder

@@ -16,6 +16,7 @@ import dataset
 import inference
 from core.errors import UserError
 from core.folders import IMAGE_EXTENSIONS, ROOT
+from model import MaskClassifier
 from prediction import submission, tables
 from training import settings
 
@@ -30,6 +31,7 @@ def answered(drawn, model_dir, output, *flags):
                 str(drawn / "eval"),
                 "--output_dir",
                 str(output),
+                "--overwrite",
                 "--precision",
                 "fp32",
                 *flags,
@@ -327,14 +329,14 @@ def test_batches_that_do_not_fit_in_memory_are_halved(
     answered(
         drawn, tmp_path / "model", tmp_path / "o", "--output_name", "roomy", "--batch_size", "2"
     )
-    enough = inference.predict
+    enough = MaskClassifier.log_probabilities
 
-    def small(model, loader, *rest, **more):
-        if loader.iterable.batch_size > 2:
+    def small(model, images):
+        if len(images) > 2:
             raise torch.OutOfMemoryError
-        return enough(model, loader, *rest, **more)
+        return enough(model, images)
 
-    monkeypatch.setattr(inference, "predict", small)
+    monkeypatch.setattr(MaskClassifier, "log_probabilities", small)
     answered(
         drawn, tmp_path / "model", tmp_path / "o", "--output_name", "tight", "--batch_size", "8"
     )
@@ -378,7 +380,7 @@ def test_a_model_of_real_photos_is_not_paired_silently_with_the_drawn_sample(
     trained(real, tmp_path / "model", "--epochs", "1")
     monkeypatch.chdir(drawn.parent)
     monkeypatch.delenv("SM_CHANNEL_EVAL", raising=False)
-    with pytest.raises(UserError, match="drawn sample"):
+    with pytest.raises(UserError, match="sample set"):
         inference.main(
             inference.parse_args(
                 ["--model_dir", str(tmp_path / "model"), "--output_dir", str(tmp_path / "o")]

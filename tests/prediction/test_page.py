@@ -14,13 +14,17 @@ import demo
 from core.errors import UserError
 from prediction.page import Page
 
-DESCRIPTION = {"resize": [32, 24], "crop": None, "drawn": True}
 WORN = np.full((1, 18), 0.01)
 WORN[0, 1] = 0.83  # mask worn, male, 30 to 59
 
 
-def model(pixels):
-    return np.repeat(WORN, len(pixels), axis=0)
+class AlwaysWorn:
+    """A Predictor to which all people are alike."""
+
+    synthetic = True
+
+    def probabilities(self, photos):
+        return np.repeat(WORN, len(photos), axis=0)
 
 
 def two_faces(_):
@@ -29,7 +33,7 @@ def two_faces(_):
 
 @pytest.fixture
 def client():
-    return Client(Page(lambda: (model, DESCRIPTION), two_faces))
+    return Client(Page(lambda: AlwaysWorn(), two_faces))
 
 
 def png(size=(120, 160)) -> bytes:
@@ -66,7 +70,7 @@ def test_every_person_of_a_photo_is_told_with_box_and_probabilities(client):
 
 
 def test_a_photo_without_a_face_is_predicted_whole_and_a_camera_picture_is_empty():
-    client = Client(Page(lambda: (model, DESCRIPTION), lambda _: np.zeros((0, 5))))
+    client = Client(Page(lambda: AlwaysWorn(), lambda _: np.zeros((0, 5))))
     assert [person["box"] for person in sent(client, png()).get_json()["people"]] == [None]
     assert sent(client, png(), "?live=1").get_json()["people"] == []
 
@@ -76,7 +80,7 @@ def test_the_page_waits_for_a_model_and_takes_it_when_it_is_there():
     client = Client(Page(lambda: found[0] if found else None, two_faces))
     assert client.get("/status").get_json() == {"model": False, "drawn": False}
     assert sent(client, png()).status_code == 503
-    found.append((model, DESCRIPTION))
+    found.append(AlwaysWorn())
     assert client.get("/status").get_json() == {"model": True, "drawn": True}
     assert sent(client, png()).status_code == 200
 

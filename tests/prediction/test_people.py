@@ -2,12 +2,11 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from core.faces import portrait
-from core.photo import fit
 from prediction.people import PeopleReader
 
-DESCRIPTION = {"resize": [32, 24], "crop": [448, 336]}
 NOBODY = np.zeros((0, 5))
 
 
@@ -16,9 +15,10 @@ class Brightness:
     says.
     """
 
-    def __call__(self, pixels):
-        self.pixels = pixels
-        return np.eye(18)[np.clip(pixels.mean((1, 2, 3)).astype(int) // 10, 0, 17)]
+    def __call__(self, photos):
+        self.photos = photos
+        brightness = np.array([np.asarray(photo).mean() for photo in photos])
+        return np.eye(18)[np.clip(brightness.astype(int) // 10, 0, 17)]
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def picture():
 
 
 def reader_of(faces):
-    return PeopleReader(Brightness(), DESCRIPTION, lambda _: np.asarray(faces, float))
+    return PeopleReader(Brightness(), lambda _: np.asarray(faces, float))
 
 
 FACES = [[450, 100, 60, 80, 0.9], [50, 100, 60, 80, 0.9], [250, 100, 60, 80, 0.9]]
@@ -40,12 +40,7 @@ FACES = [[450, 100, 60, 80, 0.9], [50, 100, 60, 80, 0.9], [250, 100, 60, 80, 0.9
 def test_each_face_is_cut_out_and_predicted(picture):
     reader = reader_of(FACES)
     faces, probabilities = reader(picture)
-    assert probabilities.argmax(1).tolist() == [3, 1, 2] and reader.model.pixels.shape == (
-        3,
-        32,
-        24,
-        3,
-    )
+    assert probabilities.argmax(1).tolist() == [3, 1, 2]
     np.testing.assert_array_equal(faces, FACES)
 
 
@@ -54,16 +49,14 @@ def test_people_in_a_photo_come_from_left_to_right(picture):
     assert probabilities.argmax(1).tolist() == [1, 2, 3] and faces[:, 0].tolist() == [50, 250, 450]
 
 
-def test_a_portrait_is_predicted_as_it_is(picture):
+def test_a_portrait_is_predicted_as_it_is(picture, tmp_path):
     reader = reader_of([[60, 40, 120, 180, 0.9]])
     portrait_photo = picture[:, :225].copy()
     portrait_photo[::2] += 3
     faces, _ = reader.photo(portrait_photo)
-    np.testing.assert_array_equal(reader.model.pixels[0], fit(portrait_photo, (32, 24), [448, 336]))
-    assert faces.shape == (1, 5)
-    whole = np.full((32, 24, 3), 7, np.uint8)
-    reader.photo(portrait_photo, whole)
-    np.testing.assert_array_equal(reader.model.pixels[0], whole)
+    assert reader.predict.photos[0] is portrait_photo and faces.shape == (1, 5)
+    Image.fromarray(portrait_photo).save(tmp_path / "a.png")
+    assert reader.look(tmp_path / "a.png")[1] == [tmp_path / "a.png"]
 
 
 def test_without_a_face_a_photo_is_predicted_whole_and_a_frame_not_at_all(picture):

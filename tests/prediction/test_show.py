@@ -12,8 +12,10 @@ import inference
 from core.errors import UserError
 from core.folders import ROOT
 from model import MaskClassifier
-from prediction import onnx_file, show
+from prediction import Predictor, show
+from prediction.export import export_onnx, joined
 from prediction.model_file import save_model
+from prediction.words import words
 
 NO_TORCH = "import sys; sys.modules['torch'] = sys.modules['pandas'] = sys.modules['timm'] = None; sys.argv = sys.argv[1:]; "
 
@@ -36,28 +38,18 @@ def models(tmp_path_factory):
             ),
             file,
         )
-    onnx_file.export(files, folder / "model.onnx")
+    export_onnx(files, folder / "model.onnx")
     return files, folder / "model.onnx"
 
 
 def test_words_name_the_best_class_with_the_share_of_each_attribute():
     probabilities = np.full(18, 0.02)
     probabilities[1 * 6 + 1 * 3 + 2] = 1 - 17 * 0.02
-    said = show.words(probabilities)
+    said = words(probabilities)
     assert [word for word, _ in said] == ["mask worn incorrectly", "female", "60 and over"]
     np.testing.assert_allclose(
         [p for _, p in said], [0.66 + 5 * 0.02, 0.66 + 8 * 0.02, 0.66 + 5 * 0.02]
     )
-
-
-def test_onnx_answers_as_pytorch(models):
-    pixels = np.random.default_rng(1).integers(0, 256, (5, 32, 24, 3), np.uint8)
-    of_torch, of_onnx = (
-        onnx_file.torch_model(models[0])[0](pixels),
-        onnx_file.onnx_model(models[1])[0](pixels),
-    )
-    np.testing.assert_allclose(of_onnx, of_torch, atol=1e-5)
-    np.testing.assert_allclose(of_onnx.sum(axis=1), 1, atol=1e-5)
 
 
 def test_an_onnx_file_needs_no_pytorch(models, photos, tmp_path):
@@ -86,7 +78,7 @@ def test_pictures_carry_the_answer_below_the_photo(models, photos, tmp_path, cap
     args = inference.parse_args(
         ["--draw", str(tmp_path / "out"), "--checkpoint", str(models[1]), str(paths[0].parent)]
     )
-    assert show.main(args, [models[1]]) == 1
+    assert inference.main(args) == 1
     assert "cannot be predicted: not an image" in capsys.readouterr().out
     with Image.open(tmp_path / "out" / "photo0.png") as drawn, Image.open(paths[0]) as stored:
         top = np.asarray(drawn)[:320]
@@ -126,7 +118,7 @@ def test_photos_of_one_name_in_two_folders_get_two_pictures(models, photos, tmp_
     args = inference.parse_args(
         [str(first), str(second), "--draw", str(tmp_path / "out"), "--checkpoint", str(models[1])]
     )
-    assert show.main(args, [models[1]]) == 0
+    assert inference.main(args) == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "photo0-2.png",
         "photo0.png",
@@ -142,7 +134,7 @@ def test_photos_after_flags_that_take_many_are_photos():
 def test_what_is_no_onnx_file_of_ours_is_told(tmp_path, content):
     (tmp_path / "a.onnx").write_bytes(content)
     with pytest.raises(UserError, match="not an ONNX file that"):
-        onnx_file.onnx_model(tmp_path / "a.onnx")
+        Predictor(tmp_path / "a.onnx")
 
 
 def test_models_of_different_size_are_not_averaged(models, tmp_path):
@@ -160,7 +152,7 @@ def test_models_of_different_size_are_not_averaged(models, tmp_path):
         other,
     )
     with pytest.raises(UserError, match="another size"):
-        onnx_file.torch_model([models[0][0], other])
+        joined([models[0][0], other])
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import pytest
 
 from core.errors import UserError
 from core.folders import ROOT
+from core.photo import fit
 from prediction import stream, video
 from prediction.recording import Recorder, TrackTable, summary
 from prediction.stream import LiveSource, hide_password, open_source
@@ -23,7 +24,6 @@ from prediction.tracks import Tracks, face_distances
 from preparation.sample import draw_photo, look_of, make_people
 
 RATE = 10
-DESCRIPTION = {"resize": [32, 24], "crop": None}
 STATES = ("mask worn", "mask worn incorrectly", "no mask")
 
 
@@ -229,8 +229,9 @@ class Looks:
     given.
     """
 
-    def __call__(self, pixels):
-        states = pixels[:, -3:, -3:].mean((1, 2)).argmax(1)
+    def __call__(self, photos):
+        corners = [fit(photo, (32, 24), None)[-3:, -3:] for photo in photos]
+        states = [corner.mean((0, 1)).argmax() for corner in corners]
         return np.exp(log_probabilities(*states))
 
 
@@ -261,7 +262,7 @@ def watch(source, output, **flags):
     args = Namespace(video=str(source), draw=None, events=True, seconds=None, face_detector=None)
     for name, value in flags.items():
         setattr(args, name, value)
-    return video.main(args, Looks(), DESCRIPTION, output, lambda frames, total: frames)
+    return video.main(args, Looks(), output, lambda frames, total: frames)
 
 
 def test_everybody_in_a_video_is_named_once_with_the_right_mask_state(walk, tmp_path, capsys):
@@ -291,7 +292,7 @@ def test_an_interrupted_file_leaves_what_was_there(walk, tmp_path):
 
     args = Namespace(video=str(walk[0]), draw=None, events=False, seconds=None, face_detector=None)
     with pytest.raises(KeyboardInterrupt):
-        video.main(args, Looks(), DESCRIPTION, tmp_path / "door.csv", stop)
+        video.main(args, Looks(), tmp_path / "door.csv", stop)
     assert [path.name for path in tmp_path.iterdir()] == ["door.csv"]
     assert (tmp_path / "door.csv").read_text() == "before"
 

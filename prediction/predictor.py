@@ -1,0 +1,160 @@
+"""The one path from photos to probabilities: `Predictor`."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from core.errors import UserError
+from core.labels import CLASS_NAMES, CLASSES
+from prediction.runs import files_of
+from prediction.words import table
+
+
+@dataclass(frozen=True)
+class Options:
+    """How models predict; the flags of inference.py have the same names."""
+
+    precision: str
+    tta: list[str] | None
+    offsets: bool
+    batch_size: int
+    layout: str
+    compile: str
+    workers: int | None
+
+    def for_few(self) -> "Options":
+        """For a few photos: nothing is measured first."""
+        return replace(self, layout="last" if self.layout == "auto" else self.layout)
+
+
+class Predictor:
+    """Predict mask, gender and age band of photos with one or several trained models.
+
+        predictor = Predictor("model/swin")
+        predictor.predict(["a.jpg", pil_image, array])
+
+    model: a run folder, a run with folds, a .safetensors or .onnx file, or a list of these, whose
+        probabilities are averaged.
+    device: auto, cpu, cuda, cuda:1 or mps. precision: auto (fp16 on a GPU, else fp32), fp32, fp16
+        or bf16. tta: test-time augmentations (flip, crops, scales), None as in validation.
+    offsets: add the class offsets tuned after training. batch_size: halved where it does not fit
+        in memory. layout: auto, last or first. compile: auto, yes or no. workers: loader workers.
+
+    Only model files need PyTorch; ONNX files need onnxruntime. Raises UserError, in one line, for
+    a model that does not exist or cannot be used, and for an option that it cannot obey.
+    """
+
+    class_names = CLASS_NAMES
+
+    def __init__(
+        self,
+        model,
+        device="auto",
+        precision="auto",
+        tta=None,
+        offsets=True,
+        batch_size=64,
+        layout="auto",
+        compile="auto",
+        workers=None,
+        devices=1,
+        verbose=False,
+    ):
+        self.files = files_of(model)
+        if not self.files:
+            raise UserError("no model to predict with")
+        self.options = Options(precision, tta, offsets, batch_size, layout, compile, workers)
+        self.verbose = verbose
+        self.fabric, self.loaded = None, {}
+        of_torch = [file for file in self.files if file.suffix != ".onnx"]
+        if of_torch:
+            from prediction.model_file import read_description
+            from prediction.torch_model import start
+
+            self.descriptions = {file: read_description(file) for file in of_torch}
+            self.fabric = start(device, devices)
+        else:
+            self.descriptions = {}
+        for file in self.files:
+            if file.suffix == ".onnx":
+                from prediction.onnx_file import OnnxModel
+
+                self.loaded[file] = OnnxModel(file, self.options, device)
+                self.descriptions[file] = self.loaded[file].description
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether a model has been trained on synthetic faces, so that it knows no real ones."""
+        return any(description.get("drawn") for description in self.descriptions.values())
+
+    def summary(self) -> dict:
+        """What is known of the models, as NAME.json beside a submission says it."""
+        known = [self.descriptions[file] for file in self.files]
+        tta, names = self.options.tta, [str(each.get("architecture")) for each in known]
+        return {
+            "macro_f1": known[0].get("macro_f1") if len(known) == 1 else None,
+            "model": "+".join(dict.fromkeys(names)),
+            "files": [str(file) for file in self.files],
+            "tta": [each.get("tta", []) if tta is None else tta for each in known],
+        }
+
+    @property
+    def is_first(self) -> bool:
+        """False on all ranks but the first of a distributed run."""
+        return self.fabric is None or self.fabric.is_global_zero
+
+    def predict(self, photos, on_error="raise"):
+        """A pandas frame, a row a photo, indexed by the photo's position in `photos`.
+
+        Columns: class (0..17), mask, gender and age (words), the probabilities of each attribute
+        (p_mask_worn ... p_60_and_over) and of each class (p0 ... p17). Photos and errors are those
+        of `probabilities`; with on_error="skip" unreadable photos have no row.
+        """
+        probabilities = self.probabilities(photos, on_error)
+        read = ~np.isnan(probabilities).any(axis=1)
+        return table(probabilities[read], np.flatnonzero(read))
+
+    def probabilities(self, photos, on_error="raise") -> np.ndarray:
+        """(N, 18) float32, offsets included, averaged over the models.
+
+        photos: a sequence of paths, PIL images or (H, W, 3) uint8 RGB arrays, mixed, of any size.
+        The class is mask * 6 + gender * 3 + age.
+        A photo that cannot be read raises PhotoError, a UserError with `path` and `reason`; with
+        on_error="skip" its row is nan.
+        """
+        if on_error not in ("raise", "skip"):
+            raise ValueError(f"on_error is 'raise' or 'skip', not {on_error!r}")
+        check_types(photos)
+        if not len(photos):
+            return np.zeros((0, CLASSES), np.float32)
+        total = np.zeros((len(photos), CLASSES), np.float32)
+        for file in self.files:
+            model = self.model(file, len(photos))
+            total += model.probabilities(photos, on_error == "skip", self.verbose)
+        return total / np.float32(len(self.files))
+
+    def model(self, file: Path, count: int):
+        """The model in `file`, for `count` photos. Several take turns if photos are many."""
+        if file in self.loaded:
+            return self.loaded[file]
+        from prediction.torch_model import FEW, TorchModel
+
+        model = TorchModel(file, self.options, self.fabric, count)
+        if len(self.files) == 1 or count < FEW:
+            self.loaded[file] = model
+        return model
+
+
+def check_types(photos) -> None:
+    """TypeError for what is no sequence of paths, PIL images and (H, W, 3) uint8 arrays."""
+    if isinstance(photos, str | Path) or hasattr(photos, "convert"):
+        raise TypeError("photos: give a list, even of one photo")
+    for number, photo in enumerate(photos):
+        if isinstance(photo, np.ndarray) and (
+            photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3
+        ):
+            raise TypeError(
+                f"photos[{number}]: an array of {photo.dtype} {photo.shape}; "
+                "give (H, W, 3) uint8, RGB"
+            )

@@ -1,0 +1,125 @@
+"""A model file on its device: photos in, probabilities out."""
+
+import logging
+import math
+import os
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from core import device, processes
+from core.errors import UserError
+from core.progress import progress, say
+from prediction.fold_batch_norms import fold_batch_norms
+from prediction.model_file import load_model
+from prediction.photos import PhotoReader
+from prediction.predict import predict, views_of
+
+FEW = 1000  # photos: below, measuring the fastest layout takes longer than it saves
+
+
+def start(name: str, devices: int):
+    """Where models run, for a device such as "auto", "cpu", "cuda" or "cuda:1": the Fabric of a
+    distributed run, else only what `predict` asks of it, since importing Fabric takes seconds.
+    """
+    name, _, index = name.partition(":")
+    kind = device.accelerator(name)
+    device.keep_memory(kind)
+    if devices == 1 and "WORLD_SIZE" not in os.environ:
+        return SimpleNamespace(
+            device=torch.device(kind, int(index or 0) if kind == "cuda" else None),
+            world_size=1,
+            global_rank=0,
+            is_global_zero=True,
+            broadcast=lambda value: value,
+        )
+    from lightning_fabric import Fabric
+
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    fabric = Fabric(accelerator=kind, devices=[int(index)] if index else devices)
+    fabric.launch()
+    return fabric
+
+
+class TorchModel:
+    """The model in a file, ready to predict under `options` (prediction.predictor.Options)."""
+
+    def __init__(self, path, options, fabric, count: int):
+        self.path, self.options, self.fabric = path, options, fabric
+        self.kind = fabric.device.type
+        self.model = model = load_model(path)
+        self.description = model.description
+        self.views = views_of(self.description, options.tta)
+        if not options.offsets:
+            model.offsets.zero_()
+        fold_batch_norms(model)
+        device.fuse_attention(model, self.kind, training=False)
+        resize = self.description["resize"]
+        options = options.for_few() if count < FEW else options
+        choice = device.choose(model, self.kind, options, training=False, resize=resize)
+        self.choice = fabric.broadcast(choice)  # measured, so the first rank's holds
+        if self.choice.channels_last:
+            model = model.to(memory_format=torch.channels_last)
+        self.model = model.to(fabric.device)
+        passes = count * (1 + len(self.views))
+        self.compiled = device.compiles(options.compile, self.kind, passes, worth=200_000)
+        if self.compiled:
+            self.model.compile()
+
+    def probabilities(self, photos, mark_errors: bool, verbose: bool) -> np.ndarray:
+        """(N, 18), on every rank; see Predictor.probabilities."""
+        loader, ways = self.loader(photos, mark_errors)
+        begun = time.perf_counter()
+        if verbose:
+            loader = progress(loader, len(loader), self.description["architecture"], "batch")
+        log_probabilities = predict(
+            self.model,
+            loader,
+            len(photos),
+            self.fabric,
+            self.choice.channels_last,
+            self.views,
+            self.choice.precision,
+            ways,
+        )
+        if np.isposinf(log_probabilities).any():
+            raise UserError(f"{self.path}: its predictions are not numbers; train it again")
+        if verbose:
+            self.say_what_was_done(len(photos) / (time.perf_counter() - begun))
+        return np.exp(log_probabilities)
+
+    def loader(self, photos, mark_errors: bool):
+        """A DataLoader of this rank's photos, and how many batches are computed concurrently."""
+        options, fabric = self.options, self.fabric
+        description, size = self.description, options.batch_size
+        workers = 0
+        if len(photos) >= 4 * size:  # for fewer, starting processes takes longer than it saves
+            batch_bytes = 3 * size * math.prod(description["resize"])
+            workers = processes.readers(self.kind, options.workers, batch_bytes)
+        ways = processes.at_a_time(self.kind, workers)
+        threads = 1 if workers or ways > 1 else torch.get_num_threads()
+        reader = PhotoReader(
+            photos, description["resize"], description["crop"], mark_errors, threads
+        )
+        loader = DataLoader(
+            reader,
+            -(-size // ways),
+            sampler=range(fabric.global_rank, len(photos), fabric.world_size),
+            num_workers=workers,
+            pin_memory=self.kind == "cuda",
+            prefetch_factor=4 if workers else None,
+        )
+        return loader, ways
+
+    def say_what_was_done(self, speed: float) -> None:
+        macro_f1 = self.description["macro_f1"]
+        score = "no validation score"
+        if macro_f1 is not None:
+            score = f"validation macro-F1 {macro_f1:.4f}"
+        say(
+            f"{self.path}: {self.description['architecture']}, {score}; {speed:.0f} photos/s "
+            f"on {self.kind} in {self.choice.precision}" + ", compiled" * self.compiled
+        )
