@@ -1,4 +1,7 @@
-"""Where photos, runs and submissions are: flags, SageMaker's variables, defaults. Standard library only."""
+"""Where photos, runs and submissions are: flags, SageMaker's variables, defaults.
+
+Standard library only.
+"""
 
 import os
 from pathlib import Path
@@ -6,11 +9,7 @@ from pathlib import Path
 from core.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
 SAGEMAKER = Path("/opt/ml/input/data")
-
-
 SAMPLE = Path("sample")
 
 
@@ -23,13 +22,14 @@ IMAGE_EXTENSIONS = {
 }
 
 
-DRAWN_MARK = "drawn.json"  # prepare.py leaves it in the root of every sample set it draws
+DRAWN_MARK = "drawn.json"  # marks the root of a sample set of synthetic faces
 
 
 def data_folder(flag: str | None, channel: str) -> tuple[Path, str]:
     """The folder of photos for `channel` ("train" or "eval") and where the choice came from.
 
-    A flag beats SM_CHANNEL_TRAIN / SM_CHANNEL_EVAL, which beat SageMaker's own folder, which beats the drawn sample.
+    A flag beats SM_CHANNEL_TRAIN / SM_CHANNEL_EVAL, which beat SageMaker's own folder, which beats
+    the sample set.
     """
     variable = f"SM_CHANNEL_{channel.upper()}"
     if flag:
@@ -39,9 +39,9 @@ def data_folder(flag: str | None, channel: str) -> tuple[Path, str]:
     if (SAGEMAKER / channel).is_dir():
         return SAGEMAKER / channel, "SageMaker's folder"
     if (SAMPLE / channel).is_dir():
-        return SAMPLE / channel, f"the drawn sample, since {variable} is not set"
+        return SAMPLE / channel, f"the sample set, because {variable} is not set"
     raise UserError(
-        f"no photos to work on: set {variable} or --data_dir, or draw a sample set with "
+        f"no photos to work on: set {variable} or --data_dir, or make a sample set with "
         f"'python prepare.py sample {SAMPLE}'"
     )
 
@@ -61,18 +61,17 @@ def folder(flag: str | None, *variables: str, default: str) -> Path:
 
 
 def is_drawn(path: Path) -> bool:
-    """Whether `path` lies in a sample set drawn by prepare.py (the mark is in the set's root)."""
+    """Whether `path` lies in a sample set of synthetic faces (the mark is in the set's root)."""
     return any(
         (parent / DRAWN_MARK).is_file() for parent in [path, *list(path.resolve().parents)[:2]]
     )
 
 
 def safe_name(name: str) -> str:
-    """`name` if it can be the name of one folder or file, else a UserError: nothing leaves the model folder by its name."""
+    """`name` if it can name a folder or file inside the model folder, else a UserError."""
     parts = name.split("/")
-    too_long = any(
-        len(os.fsencode(part)) > 200 for part in parts
-    )  # 255 bytes, less what temporary files add
+    # File systems allow 255 bytes, less what the names of temporary files add.
+    too_long = any(len(os.fsencode(part)) > 200 for part in parts)
     if (
         too_long
         or any(part in ("", ".", "..") or part.startswith("-") for part in parts)

@@ -101,8 +101,11 @@ def read_run(path: Path) -> Run:
     if (path / "config.json").is_file():
         config = read_json(path / "config.json")
         choices = config["choices"]
-        layout = "last" if choices["channels_last"] else "first"
-        settings = config["settings"] | {"precision": choices["precision"], "layout": layout}
+        settings = config["settings"] | {
+            "precision": choices["precision"],
+            "layout": "last" if choices["channels_last"] else "first",
+            "resize": choices.get("resize") or config["settings"].get("resize"),
+        }
     return Run(path, photos, [pd.read_csv(file) for file in files if file.is_file()], settings)
 
 

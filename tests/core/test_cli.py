@@ -143,7 +143,7 @@ def test_the_folder_of_photos_flag_variable_sagemaker_sample(tmp_path, monkeypat
         assert (
             source
             == {
-                "sample/train": "the drawn sample, since SM_CHANNEL_TRAIN is not set",
+                "sample/train": "the sample set, because SM_CHANNEL_TRAIN is not set",
                 "opt/train": "SageMaker's folder",
                 "channel": "SM_CHANNEL_TRAIN",
                 "flag": "--data_dir",

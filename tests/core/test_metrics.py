@@ -55,7 +55,7 @@ def test_accuracy_is_at_most_that_of_each_attribute(pair):
 
 
 def test_attributes_are_scored_separately():
-    # wear male <30 answered incorrect male <30, and not wear female 60+ answered not wear female 30-59
+    # wear male <30 as incorrect male <30, and not wear female 60+ as not wear female 30-59
     assert metrics.score([0, 17], [6, 16]) == {
         "macro_f1": 0,
         "accuracy": 0,
@@ -141,7 +141,7 @@ def test_bootstrap_refuses_persons_of_other_photos():
 
 
 def shifted_case(seed=0, photos=1500, shift=1.5):
-    """log-probabilities of a model that is reluctant to answer the third age band"""
+    """log-probabilities of a model that is reluctant to predict the third age band"""
     generator = np.random.default_rng(seed)
     labels = generator.integers(CLASSES, size=photos)
     scores = generator.normal(size=(photos, CLASSES)) + 2.5 * np.eye(CLASSES)[labels]
