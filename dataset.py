@@ -2,8 +2,8 @@
 
 The frame of training photos has a row a photo: person (folder name), id, gender (0 male, 1 female),
 race, age (years), photo (stem), mask (0..2), path, label (0..17, official bands).
-Pixels (decoding, cropping, resizing) are in core/photo.py, corrections in core/corrections.py,
-splits and sampling in training/split.py.
+Who the people are is read in core/people.py, pixels in core/photo.py, corrections are applied in
+core/corrections.py, splits and sampling made in training/split.py.
 """
 
 import mmap
@@ -16,162 +16,28 @@ import pandas as pd
 from core.corrections import apply_corrections
 from core.errors import UserError
 from core.files import read_csv
-from core.labels import GENDERS, MASK_OF_STEM, MAX_AGE, encode
+from core.labels import MASK_OF_STEM, encode
 from core.listing import (
     NOT_A_FORMAT,
     NOT_DESCENDED,
     LeftOut,
     Names,
+    images_folder,
     is_photo,
     is_utf8,
+    list_of,
     listing,
     photos_in,
     readable,
     stays_inside,
     walk,
 )
+from core.people import read_people
 from core.photo import PhotoError, check_photo, load_photo
 from core.processes import cores
 
 
 # ---------------------------------------------------------------------------- people and photos
-def images_folder(folder: Path) -> Path:
-    """The folder of photos: `folder`/images if there is one, else `folder` itself."""
-    return folder / "images" if (folder / "images").is_dir() else folder
-
-
-def list_of(folder: Path, name: str) -> Path | None:
-    """train.csv or info.csv of a data folder: beside its images, or among them."""
-    images = images_folder(folder)
-    candidates = (folder / name, images.parent / name, images / name)
-    return next((path for path in candidates if path.is_file()), None)
-
-
-def parse_person(folder: str) -> dict | None:
-    """`<id>_<gender>_<race>_<age>` -> its fields; None if it is no such name.
-
-    Read from the right, since an id may hold anything.
-    """
-    fields = folder.rsplit("_", 3)
-    if (
-        len(fields) != 4
-        or fields[1].lower() not in GENDERS
-        or not fields[3].isdecimal()
-        or int(fields[3]) > MAX_AGE
-    ):
-        return None
-    return {
-        "person": folder,
-        "id": fields[0],
-        "gender": GENDERS.index(fields[1].lower()),
-        "race": fields[2],
-        "age": int(fields[3]),
-    }
-
-
-def read_people(folder: Path, recursive: bool = False, left: LeftOut | None = None) -> pd.DataFrame:
-    """One row a person, by name, with the `folder` of their photos.
-
-    Labels come from train.csv where there is one, else from the folders' names. Raises UserError
-    where csv and folders disagree, a column is missing or a name cannot be read.
-    """
-    images = images_folder(folder)
-    folders = _folders_of_people(images, recursive, left or LeftOut(images))
-    table = list_of(folder, "train.csv")
-    if table:
-        people = _people_from_csv(table, images, sorted(folders))
-    else:
-        people = _people_from_names(images, folders)
-    return people.assign(folder=people["person"].map(folders))
-
-
-def _folders_of_people(images: Path, recursive: bool, left: LeftOut) -> dict[str, Path]:
-    """The folder of each person; at any depth, where `recursive`, those whose name is a person's."""
-    folders, groups = {}, [images]
-    for group in groups:
-        for entry in listing(group):
-            name, path = readable(entry.name), group / entry.name
-            if not entry.is_dir():
-                if name not in ("train.csv", "info.csv"):
-                    left.add("files outside the folders of people", path)
-            elif recursive and not parse_person(name):
-                groups.append(path)
-            elif name in folders:
-                raise UserError(f"{path}: the same person as {folders[name]}; rename one of them")
-            else:
-                folders[name] = path
-    for path in folders.values():
-        if not is_utf8(str(path)):
-            raise UserError(
-                f"{images}: the name of {readable(path.name)!r} is not UTF-8 (from a zip of a Korean "
-                f"Windows?); convert it: convmv -r -f cp949 -t utf8 --notest {readable(str(images))}"
-            )
-    return folders
-
-
-def _people_from_names(images: Path, folders: dict[str, Path]) -> pd.DataFrame:
-    people = []
-    for name, path in folders.items():
-        person = parse_person(name)
-        if not person:
-            raise UserError(
-                f"{path}: not a folder of one person; its name should be "
-                "<id>_<gender>_<race>_<age> (--recursive descends into folders of such folders)"
-            )
-        people.append(person)
-    if not people:
-        raise UserError(
-            f"{images}: holds no folders of people; give the competition's train folder, "
-            "or its images folder"
-        )
-    return pd.DataFrame(people).sort_values("person", ignore_index=True)
-
-
-def _people_from_csv(table: Path, images: Path, names: list[str]) -> pd.DataFrame:
-    frame = read_csv(table, ["id", "gender", "race", "age", "path"])
-    frame = frame.rename(columns={"path": "person"})
-    frame["person"], frame["id"] = frame["person"].map(readable), frame["id"].map(readable)
-    _check_cells(frame, table)
-    missing = sorted(set(frame["person"]) - set(names))
-    extra = sorted(set(names) - set(frame["person"]))
-    if missing:
-        raise UserError(
-            f"{table}: {len(missing)} in the csv but not among the folders of {images}, first "
-            f"{missing[0]!r}; make them match, or remove the csv to read labels from folder names"
-        )
-    if extra:
-        raise UserError(
-            f"{table}: {len(extra)} among the folders but not in the csv of {images}, first "
-            f"{extra[0]!r}; make them match, or leave people out by rows person,drop,yes in "
-            "--corrections"
-        )
-    frame["gender"] = frame["gender"].str.lower().map(GENDERS.index)
-    frame["age"] = frame["age"].astype(int)
-    for row, person in frame.iterrows():
-        named = parse_person(person["person"])
-        if named and (named["gender"], named["age"]) != (person["gender"], person["age"]):
-            raise UserError(
-                f"{table}, row {row + 2}: gender or age disagrees with the folder's name "
-                f"{person['person']!r}; fix one of them (or leave both and use --corrections)"
-            )
-    columns = ["person", "id", "gender", "race", "age"]
-    return frame.sort_values("person", ignore_index=True)[columns]
-
-
-def _check_cells(frame: pd.DataFrame, table: Path) -> None:
-    usable = "cannot be used; genders are male or female, ages whole years"
-    ages = pd.to_numeric(frame["age"], errors="coerce")
-    for column, good, what in (
-        ("gender", frame["gender"].str.lower().isin(GENDERS), usable),
-        ("age", frame["age"].str.fullmatch(r"\d{1,3}") & (ages <= MAX_AGE), usable),
-        ("person", ~frame["person"].duplicated(), "appears twice"),
-    ):
-        if not good.all():
-            row = int(np.argmin(good))
-            name = "path" if column == "person" else column
-            raise UserError(f"{table}, row {row + 2}: {name} {frame[column][row]!r} {what}")
-
-
 def read_train(
     folder: Path, corrections: Path | None = None, recursive: bool = False
 ) -> pd.DataFrame:
@@ -280,10 +146,10 @@ def without(frame: pd.DataFrame, unreadable: list[PhotoError]) -> pd.DataFrame:
 
 # ---------------------------------------------------------------------------- the Dataset
 class EpochSampler:
-    """The order of one epoch, a function of seed and epoch alone: the same for any number of workers, shared out over ranks.
+    """The order of one epoch, a function of seed and epoch alone, divided over ranks.
 
-    Every rank gets the same number of photos: the order is filled up from its own beginning to a multiple of `ranks`.
-    `start` skips photos that this rank has had already (a resumed epoch).
+    Every rank gets the same number of photos: the order is filled up from its own beginning to a
+    multiple of `ranks`. `start` skips photos that this rank has had already (a resumed epoch).
     """
 
     def __init__(self, size, seed=0, weights=None, shuffle=True, rank=0, ranks=1):
@@ -299,7 +165,7 @@ class EpochSampler:
         return iter(self.of_epoch(self.epoch)[self.start :])
 
     def of_epoch(self, epoch: int) -> list[tuple[int, int, int]]:
-        """(epoch, row, draw) of all photos of this rank, in their order; `draw` counts a row's earlier draws."""
+        """(epoch, row, draw) of this rank's photos in order; draw: earlier draws of that row."""
         order = np.arange(self.size)
         if self.shuffle:
             generator = np.random.default_rng((self.seed, epoch))
@@ -316,11 +182,12 @@ class EpochSampler:
 
 
 class Photos:
-    """Photos by row: `photos[epoch, row]` or `photos[epoch, row, draw]` -> (pixels (H, W, 3) uint8, row).
+    """Photos by row: `photos[epoch, row]` or `photos[epoch, row, draw]` -> (pixels, row).
 
-    Decoded crops are kept in memory where `cache` is true, shared by the workers of one process. The randomness of the
-    augmentation is a function of seed, epoch, row and draw (0 if left out). Labels are looked up by row where they are needed: pixels alone travel.
-    A photo that cannot be read raises PhotoError or, with `mark_errors`, comes as black pixels under the row -1 - row.
+    Pixels are (H, W, 3) uint8; labels are looked up by row where they are needed. Decoded crops are
+    kept in memory where `cache` is true, shared by the workers of one process. The randomness of
+    the augmentation is a function of seed, epoch, row and draw (0 if left out). A photo that cannot
+    be read raises PhotoError or, with `mark_errors`, comes as black pixels under the row -1 - row.
     """
 
     def __init__(
@@ -331,7 +198,7 @@ class Photos:
         self.cache = self.cached = None
         if cache and self.paths:
             shape = (len(self.paths), *self.resize, 3)
-            # anonymous shared memory: forked workers fill one common cache, and no limit of /dev/shm applies
+            # anonymous shared memory: forked workers fill one cache, without /dev/shm's limit
             self.cache = np.frombuffer(
                 mmap.mmap(-1, max(1, int(np.prod(shape)))), np.uint8
             ).reshape(shape)
@@ -347,7 +214,7 @@ class Photos:
         return self.finish(key, self.load_or_error(key[1]))
 
     def __getitems__(self, keys):
-        """A batch: decoded by as many threads as PyTorch may use here; in a worker process that is one."""
+        """A batch, decoded by as many threads as PyTorch may use here (one in a loader worker)."""
         from torch import get_num_threads
 
         rows = [key[1] for key in keys]
@@ -389,7 +256,10 @@ class Photos:
 
 
 def pixel_statistics(paths, resize, crop) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of the RGB pixels on 0 to 1, over the photos as the model sees them: std = sqrt(E[x^2] - E[x]^2)."""
+    """Mean and standard deviation of the RGB pixels, 0 to 1, of the photos as the model sees them.
+
+    std = sqrt(E[x^2] - E[x]^2)
+    """
     sums = squares = np.zeros(3)
     for path in paths:
         pixels = load_photo(path, resize, crop).reshape(-1, 3) / 255
@@ -399,6 +269,9 @@ def pixel_statistics(paths, resize, crop) -> tuple[list[float], list[float]]:
 
 
 def check_photos(paths, progress=iter) -> list[PhotoError]:
-    """Read every photo to its end and return what cannot be used; `progress` wraps the iterator of results (a progress bar)."""
+    """Read every photo to its end and return what cannot be used.
+
+    `progress` wraps the iterator of results (a progress bar).
+    """
     with ThreadPoolExecutor(cores()) as pool:
         return [error for error in progress(pool.map(check_photo, paths)) if error]

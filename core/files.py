@@ -16,7 +16,7 @@ from core.progress import say
 def atomic(path: Path):
     """Yield a temporary path beside `path`, which takes the final name if there was no error.
 
-    The temporary file is flushed to disk before the rename, so a file under its final name is whole.
+    The temporary file is flushed to disk before the rename: a file under its final name is whole.
     What the disk refuses is a UserError.
     """
     path = Path(path)

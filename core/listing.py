@@ -19,7 +19,7 @@ def is_junk(name: str) -> bool:
 
 def is_photo(name: str) -> bool:
     """True for a file name that ends as photos do."""
-    return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS  # noqa: PTH122 (called for every photo)
+    return PurePosixPath(name).suffix.lower() in IMAGE_EXTENSIONS
 
 
 def readable(name: str) -> str:
@@ -91,6 +91,18 @@ class LeftOut:
     def warn(self) -> None:
         if self.counts:
             say(str(self))
+
+
+def images_folder(folder: Path) -> Path:
+    """The folder of photos: `folder`/images if there is one, else `folder` itself."""
+    return folder / "images" if (folder / "images").is_dir() else folder
+
+
+def list_of(folder: Path, name: str) -> Path | None:
+    """train.csv or info.csv of a data folder: beside its images, or among them."""
+    images = images_folder(folder)
+    candidates = (folder / name, images.parent / name, images / name)
+    return next((path for path in candidates if path.is_file()), None)
 
 
 NOT_A_FORMAT = "files that are not photos by their names"

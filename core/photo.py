@@ -144,7 +144,7 @@ def _deep_grey(photo: Image.Image) -> Image.Image:
 
 
 def _eight_bits(values: np.ndarray) -> np.ndarray:
-    """Deep pixels as uint8. White is 65535, in floating point also 1 or 255, the least that holds."""
+    """Deep pixels as uint8; white is 65535, in floating point the least of 1, 255, 65535."""
     if values.dtype == np.uint8:
         return values
     whites = (1.0, 255.0, 65535.0) if values.dtype.kind == "f" else (65535.0,)

@@ -14,16 +14,18 @@ from core.labels import GENDERS, MASK_OF_STEM, MAX_AGE
 from core.listing import (
     NOT_A_FORMAT,
     NOT_DESCENDED,
+    images_folder,
     is_junk,
     is_photo,
     is_utf8,
+    list_of,
     listing,
     readable,
     scan,
 )
+from core.people import parse_person
 from core.photo import ORIENTATION, PhotoError, load_photo, open_photo
 from core.processes import cores
-from dataset import images_folder, list_of, parse_person
 
 NEAR = 4  # of 64 bits of the perceptual hash: photos that differ in fewer look the same
 COLUMNS = ("file", "severity", "finding", "detail")

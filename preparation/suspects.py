@@ -17,8 +17,8 @@ from PIL import Image
 from core.errors import UserError
 from core.files import atomic
 from core.labels import AGES, CLASSES, GENDERS, MASKS, age_band
+from core.people import parse_person
 from core.photo import PhotoError, load_photo
-from dataset import parse_person
 from prediction.tables import read_predictions
 
 COLUMNS = ["field", "person", "photo", "path", "given", "better", "score", "suspect", "years"]

@@ -13,6 +13,7 @@ from PIL import Image
 import dataset
 from core import labels
 from core.errors import UserError
+from core.people import parse_person
 from core.photo import PhotoError, load_photo
 from dataset import EpochSampler, Photos
 from training.augmentation import augmentation
@@ -68,7 +69,7 @@ def test_labels_are_the_competitions_table():
     st.integers(0, 120),
 )
 def test_a_folders_name_is_read_from_the_right(identity, gender, race, age):
-    person = dataset.parse_person(f"{identity}_{gender}_{race}_{age}")
+    person = parse_person(f"{identity}_{gender}_{race}_{age}")
     assert (person["id"], labels.GENDERS[person["gender"]], person["race"], person["age"]) == (
         identity,
         gender,
@@ -91,7 +92,7 @@ def test_a_folders_name_is_read_from_the_right(identity, gender, race, age):
     ],
 )
 def test_other_names_are_nobody(name):
-    assert dataset.parse_person(name) is None
+    assert parse_person(name) is None
 
 
 # ---------------------------------------------------------------------------- reading people and photos
