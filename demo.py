@@ -15,14 +15,18 @@ from pathlib import Path
 from core.cli import ArgumentParser, HelpFormatter, run
 from core.errors import UserError
 from core.folders import folder
-from prediction.predictor import Predictor
 from prediction.runs import model_files
 
 HOST = "127.0.0.1"
 
 
 def parse_args(arguments=None) -> argparse.Namespace:
-    p = ArgumentParser(prog="demo.py", formatter_class=HelpFormatter, description=__doc__)
+    p = ArgumentParser(
+        prog="demo.py",
+        packages=("numpy", "PIL"),
+        formatter_class=HelpFormatter,
+        description=__doc__,
+    )
     p.add_argument(
         "--name", nargs="+", metavar="NAME", help="runs to use, averaged (default: the latest)"
     )
@@ -52,6 +56,8 @@ def find_model(args):
     runs = folder(args.model_dir, "SM_CHANNEL_MODEL", "SM_MODEL_DIR", default="model")
     if not (args.name or args.checkpoint or (runs / "latest.json").is_file()):
         return None
+    from prediction import Predictor
+
     return Predictor(model_files(args)[1])
 
 

@@ -18,7 +18,6 @@ from core.cli import ArgumentParser, HelpFormatter, run
 from core.errors import UserError
 from core.folders import IMAGE_EXTENSIONS, data_folder, existing_folder, folder, is_drawn, safe_name
 from core.progress import progress, say
-from prediction.predictor import Predictor
 from prediction.runs import model_files
 from prediction.tta import VIEWS
 
@@ -45,6 +44,7 @@ SYNTHETIC = (
 def build_parser() -> ArgumentParser:
     p = ArgumentParser(
         prog="inference.py",
+        packages=("numpy", "PIL"),
         usage="inference.py [PHOTO...] [--FLAG VALUE]...",
         formatter_class=HelpFormatter,
         allow_abbrev=False,
@@ -159,7 +159,10 @@ def is_photo_like_a_flag(word: str) -> bool:
     return word.startswith("-") and is_image and Path(word).is_file()
 
 
-def build_predictor(args, files: list[Path]) -> Predictor:
+def build_predictor(args, files: list[Path]):
+    """The Predictor of the model files under the flags."""
+    from prediction import Predictor
+
     predictor = Predictor(
         files,
         device=args.accelerator,
@@ -182,7 +185,7 @@ def build_predictor(args, files: list[Path]) -> Predictor:
     return predictor
 
 
-def check_pairing(predictor: Predictor, source: Path, chosen: str) -> None:
+def check_pairing(predictor, source: Path, chosen: str) -> None:
     """Models of real photos never predict the sample set only because nothing else was named."""
     if not is_drawn(source):
         if predictor.synthetic:

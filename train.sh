@@ -5,14 +5,16 @@
 set -eu
 . "$(dirname -- "$0")/setup.sh"
 
+recipe='--recipe sample'
 own_data=${SM_CHANNEL_TRAIN:-}
 [ ! -d /opt/ml/input/data/train ] || own_data=yes
 for argument; do
     case $argument in --data_dir | --data_dir=* | -h | --help) own_data=yes ;; esac
+    case $argument in --recipe | --recipe=*) recipe= ;; esac
 done
 
 if [ -z "$own_data" ]; then
     "$python" "$root/prepare.py" sample sample
-    set -- --data_dir sample/train --recipe sample "$@"
+    set -- --data_dir sample/train $recipe "$@"
 fi
 launch train.py "$@"

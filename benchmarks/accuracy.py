@@ -130,6 +130,17 @@ def members(name: str, seed: int) -> list[tuple[str, int]]:
     return [(training, count * seed + number) for number in range(count)]
 
 
+def later_wins(words: list[str]) -> list[str]:
+    """Flags and their values without those that are given again later."""
+    flags, flag = {}, None
+    for word in words:
+        if word.startswith("--"):
+            flag = word
+            flags[flag] = []
+        flags.setdefault(flag, []).append(word)
+    return [word for values in flags.values() for word in values]
+
+
 def run_name(training: str, seed: int, args) -> str:
     return f"{training}-{'oof' if args.folds else 'all'}-seed{seed}"
 
@@ -157,8 +168,7 @@ def train(training: str, seed: int, args) -> float:
         "--report",
         "no",
         *folds,
-        *args.common,
-        *TRAININGS[training].split(),
+        *later_wins([*args.common, *TRAININGS[training].split()]),
         threads=max(1, cores() // args.jobs),
     )
     seconds = [
@@ -192,6 +202,7 @@ def score(name: str, seed: int, epoch_seconds: float, args):
                 args.eval_dir,
                 "--output_dir",
                 args.work / "answers",
+                "--overwrite",
                 *way.split(),
             )
             script(

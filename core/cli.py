@@ -2,21 +2,62 @@
 
 import argparse
 import os
+import re
 import sys
 import textwrap
-from itertools import groupby
+from importlib.util import find_spec
+from itertools import groupby, takewhile
 from pathlib import Path
 
 from core.errors import UserError
 from core.folders import ROOT
 from core.shared_memory import WAYS_OUT, lacks_shared_memory
 
+ADDS_UP = (argparse._AppendAction, argparse._ExtendAction)
+CLOUD = re.compile(r"(s3|s3a|gs|hdfs|abfss?|wasbs?)://", re.IGNORECASE)
+
 
 class ArgumentParser(argparse.ArgumentParser):
-    """Reports a wrong command in one line, as the rest of the toolkit does."""
+    """Reports a wrong command in one line, as the rest of the toolkit does.
+
+    Wrong are, too, a flag that is given twice where only the last would count, an address in cloud
+    storage where a path is meant, and a Python without `packages`.
+    """
+
+    def __init__(self, *args, packages=("numpy", "pandas"), **more):
+        super().__init__(*args, **more)
+        self.packages = packages
 
     def error(self, message):
         self.exit(2, f"{self.prog}: {message}; see --help\n")
+
+    def parse_args(self, args=None, namespace=None):
+        parsed = super().parse_args(args, namespace)
+        for package in self.packages:
+            if find_spec(package) is None:
+                self.exit(2, f"{self.prog}: {lacking(package)}\n")
+        return parsed
+
+    def parse_known_args(self, args=None, namespace=None):
+        is_command = args is None or " " in self.prog  # of the whole program or of a subcommand
+        self.check_words(sys.argv[1:] if args is None else list(args), is_command)
+        return super().parse_known_args(args, namespace)
+
+    def check_words(self, words: list[str], is_command: bool) -> None:
+        given = set()
+        for word in takewhile("--".__ne__, words):
+            flag, _, value = word.partition("=")
+            if CLOUD.match(word) or CLOUD.match(value):
+                self.error(
+                    f"{word}: not a path on this machine; copy it here first "
+                    "(SageMaker copies its channels and SM_MODEL_DIR itself)"
+                )
+            action = self._option_string_actions.get(flag)
+            if action is None or action.nargs == 0 or isinstance(action, ADDS_UP):
+                continue
+            if flag in given and is_command:
+                self.error(f"{flag} is given twice, and only one of the two could count")
+            given.add(flag)
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -57,6 +98,9 @@ def run(main, args) -> None:
     except UserError as error:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         status = 2
+    except ModuleNotFoundError as error:
+        print(f"{Path(sys.argv[0]).name}: {lacking(error.name)}", file=sys.stderr)
+        status = 2
     except RuntimeError as error:
         if not lacks_shared_memory(error):
             raise
@@ -73,21 +117,10 @@ def run(main, args) -> None:
     sys.exit(status or 0)
 
 
-def _tell_what_is_missing(kind, error, trace) -> None:
-    """sys.excepthook: a package that this Python lacks is one line instead of a traceback."""
-    if kind is ModuleNotFoundError:
-        venv = ROOT / ".venv" / "bin" / "python"
-        way = (
-            f"use the one that set-up made, {venv}"
-            if venv.is_file()
-            else "'sh train.sh' installs all that is needed"
-        )
-        print(
-            f"{Path(sys.argv[0]).name}: this Python ({sys.executable}) has no {error.name}; {way}",
-            file=sys.stderr,
-        )
-        raise SystemExit(2)
-    sys.__excepthook__(kind, error, trace)
-
-
-sys.excepthook = _tell_what_is_missing
+def lacking(package: str) -> str:
+    """What to tell somebody whose Python has no `package`."""
+    venv = ROOT / ".venv" / "bin" / "python"
+    way = "'sh train.sh' installs all that is needed"
+    if venv.is_file():
+        way = f"use the one that set-up made, {venv}"
+    return f"this Python ({sys.executable}) has no {package}; {way}"

@@ -56,8 +56,17 @@ def existing_folder(path: str | Path, source: str) -> Path:
 
 
 def folder(flag: str | None, *variables: str, default: str) -> Path:
-    """The first of the flag, the environment variables and the default, as a Path."""
-    return Path(flag or next(filter(None, map(os.environ.get, variables)), default)).expanduser()
+    """The first of the flag, the environment variables and the default, as a Path.
+
+    UserError for an address (s3://...), which would become a folder of that name.
+    """
+    found = flag or next(filter(None, map(os.environ.get, variables)), default)
+    if "://" in str(found):
+        raise UserError(
+            f"{found}: not a folder on this machine; give one, and copy it there yourself "
+            "(SageMaker copies its channels and SM_MODEL_DIR itself)"
+        )
+    return Path(found).expanduser()
 
 
 def is_drawn(path: Path) -> bool:

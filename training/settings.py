@@ -176,6 +176,7 @@ FLAGS = {
 def parser(add_help: bool = True) -> argparse.ArgumentParser:
     result = ArgumentParser(
         prog="train.py",
+        packages=("numpy", "pandas", "torch", "timm", "lightning_fabric"),
         usage="train.py [--FLAG VALUE]...",
         formatter_class=HelpFormatter,
         allow_abbrev=False,

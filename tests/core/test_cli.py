@@ -242,3 +242,35 @@ def test_a_python_without_the_packages_is_told_in_one_line(command):
     assert (
         done.returncode == 2 and done.stderr.count("\n") == 1 and "has no pandas; " in done.stderr
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--one", "1", "--one", "2"], "--one is given twice"),
+        (["--one=1", "--one=2"], "--one is given twice"),
+        (["--some", "1", "--one", "2", "--some", "3"], None),
+        (["--one", "s3://bucket/model"], "not a path on this machine"),
+        (["--one=S3://bucket"], "not a path on this machine"),
+        (["--", "--one", "--one"], None),
+    ],
+)
+def test_nothing_given_on_a_command_line_is_ignored(words, said, monkeypatch, capsys):
+    parser = cli.ArgumentParser(prog="x.py")
+    parser.add_argument("--one")
+    parser.add_argument("--some", action="extend", nargs="+")
+    parser.add_argument("rest", nargs="*")
+    monkeypatch.setattr(sys, "argv", ["x.py", *words])
+    if said is None:
+        parser.parse_args()
+        return
+    with pytest.raises(SystemExit) as stop:
+        parser.parse_args()
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and said in err and err.count("\n") == 1
+
+
+def test_an_address_in_a_variable_is_no_folder(monkeypatch):
+    monkeypatch.setenv("SM_MODEL_DIR", "s3://bucket/model")
+    with pytest.raises(UserError, match="not a folder on this machine"):
+        folders.folder(None, "SM_MODEL_DIR", default="model")
