@@ -94,7 +94,7 @@ def build_parser() -> ArgumentParser:
                    help="test-time augmentation: average over the mirror image, shifts, sizes; "
                    "none: --tta alone (default: as in validation)")
     g.add_argument("--offsets", choices=("yes", "no"), default="yes",
-                   help="add the class offsets tuned after training, where a model has them")
+                   help="add the class offsets in the model file, which are chosen for macro-F1")
     g.add_argument("--draw", metavar="DIR",
                    help="with PHOTO: write each photo with its predictions into this folder; "
                    "with --video: the annotated video")

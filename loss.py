@@ -114,9 +114,15 @@ def years_target(age, years: int, sigma: float):
     return (-0.5 * (distance / sigma) ** 2).softmax(1)
 
 
-def years_loss(logits, target):
-    """Cross-entropy of the predicted distribution over years (logits (B, years)) against `target` (B, years).
+def years_loss(logits, ages, sigma: float, top_age: int):
+    """Loss (B,) of predicted distributions over years, logits (B, years), for recorded ages (B,).
 
-    Label-distribution learning: Gao et al. 2017, https://arxiv.org/abs/1611.01731.
+    The loss is the cross-entropy with a normal distribution around the age, `sigma` years wide.
+    `top_age`, the highest age on record, is censored: it means "this old or older", so its loss is
+    -log P(years >= top_age).
+    Label distributions: Gao et al. 2017, https://arxiv.org/abs/1611.01731. Likelihood of a censored
+    value: Tobin 1958, https://doi.org/10.2307/1907382.
     """
-    return F.cross_entropy(logits.float(), target)
+    log_p = logits.float().log_softmax(1)
+    exact = -(years_target(ages, log_p.shape[1], sigma) * log_p).sum(1)
+    return torch.where(ages >= top_age, -log_p[:, top_age:].logsumexp(1), exact)

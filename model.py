@@ -111,7 +111,7 @@ class MaskClassifier(nn.Module):
         for name, values in (("mean", mean), ("std", std)):
             values = torch.tensor(values, dtype=torch.float32).view(1, 3, 1, 1) * 255
             self.register_buffer(name, values, persistent=False)
-        # Tuned after training, and added to the log-scores of predictions.
+        # For macro-F1, added to the log-scores of predictions.
         self.register_buffer("offsets", torch.zeros(CLASSES))
 
     def forward(self, images, return_years=False):
@@ -139,5 +139,5 @@ class MaskClassifier(nn.Module):
         return nullcontext()
 
     def log_probabilities(self, images):
-        """(B, 18) log-probabilities, tuned offsets included: what is averaged and voted on."""
+        """(B, 18) log-probabilities, offsets included: what is averaged and voted on."""
         return (self(images).log_softmax(1) + self.offsets).log_softmax(1)

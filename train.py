@@ -142,7 +142,7 @@ def train_epoch(t: Training, state: State) -> None:
         last = step + 1 == plan.steps
         with fabric.no_backward_sync(t.net, enabled=not update):
             output = t.net(images, return_years=True)
-            loss = total_loss(output, labels, ages, blend, t.criterion, args)
+            loss = total_loss(output, labels, ages, photos.top_age, blend, t.criterion, args)
             fabric.backward(loss / plan.accumulate)
         losses.add(loss, step)
         leave = save = False
@@ -180,7 +180,10 @@ def train_epoch(t: Training, state: State) -> None:
 
 
 def end_epoch(t: Training, state: State) -> None:
-    """Validate the epoch that was trained last; keep the model if it is the best so far."""
+    """Validate the epoch that was trained last; keep the model if it is the best so far.
+
+    With folds the last epoch is kept: people who choose an epoch cannot score it honestly.
+    """
     begun, row, log_probabilities = time.perf_counter(), state.rows[-1], None
     frame = t.validation.frame
     if len(frame):
@@ -191,26 +194,27 @@ def end_epoch(t: Training, state: State) -> None:
     better = not len(frame) or row["macro_f1"] >= state.best.get("macro_f1", 0)
     if better:
         state.best = row
+    kept = better or bool(t.args.folds)
     state.validated = True
 
     def write():
         tables.write_table(t.path / "metrics.csv", pd.DataFrame(state.rows))
-        if better:
+        if kept:
             scores = {name: row[name] for name in SCORES if name in row}
             save_model(t.kept, t.path / "best.safetensors", epoch=row["epoch"], **scores)
-        if better and len(frame):
+        if kept and len(frame):
             tables.write_predictions(t.path, frame, log_probabilities)
         if t.logger:
             log_epoch(t.logger, row, frame, log_probabilities)
 
     on_rank_zero(t.fabric, write)
     seconds = row["seconds"] + time.perf_counter() - begun
-    mark = "  *" if better and len(frame) else ""
+    mark = "  *" if kept and len(frame) else ""
     say(epoch_line(row, t.args.epochs, seconds) + mark)
 
 
 def train(args, data: Data, fold: int, path: Path, fabric, stop, machine=None):
-    """Train one model in the run folder `path`: the row of its best epoch, and the Plan.
+    """Train one model in the run folder `path`: the row of the epoch that is kept, and the Plan.
 
     `machine` holds the choices that were made for another fold.
     """
@@ -240,7 +244,7 @@ def train(args, data: Data, fold: int, path: Path, fabric, stop, machine=None):
         if not state.finished:
             state.finished = True
             t.checkpoint.save(state)
-    return state.best, t.plan
+    return state.rows[-1] if args.folds else state.best, t.plan
 
 
 def begin(t: Training, data: Data, state: State) -> None:

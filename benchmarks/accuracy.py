@@ -29,7 +29,7 @@ from core.processes import cores  # noqa: E402
 TRAININGS = {
     # the competent baseline: cross-entropy with smoothing 0.1, AdamW 1e-3, cosine with warm-up, flip, slight affine, colour jitter
     "plain": "--resize 224 224 --crop 448 336 --criterion label_smoothing --head joint --freeze 0 --ema 0 --mixup 0 --half_face 0 "
-    "--layer_decay 1 --augmentation mild --batch_size 32 --optimizer AdamW --lr 1e-3 --drop 0 --tta",
+    "--layer_decay 1 --augmentation mild --batch_size 32 --optimizer AdamW --lr 1e-3 --drop 0 --offsets no --tta",
     "winners": "--recipe winners --resize 224 224",
     "winners_lr": "--recipe winners --resize 224 224 --lr 1e-3 --scheduler cosine --warmup 1",
     "default": "",

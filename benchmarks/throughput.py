@@ -288,7 +288,7 @@ def training_loops(args, options, model, choice, fabric, frame) -> dict:
     labels, ages = (
         torch.tensor(frame[name].to_numpy(copy=True), device=device) for name in ("label", "age")
     )
-    masks = frame["mask"].to_numpy()
+    top_age, masks = frame["age"].max(), frame["mask"].to_numpy()
     resident = to_model(
         torch.randint(0, 256, (args.batch_size, *options.resize, 3), dtype=torch.uint8),
         device,
@@ -309,7 +309,7 @@ def training_loops(args, options, model, choice, fabric, frame) -> dict:
         train_mode(model)
         for _ in range(args.steps):
             output = net(resident, return_years=True)
-            loss = total_loss(output, labels[rows], ages[rows], None, criterion, options)
+            loss = total_loss(output, labels[rows], ages[rows], top_age, None, criterion, options)
             fabric.backward(loss)
             optimizer.step()
             optimizer.zero_grad()
@@ -323,7 +323,7 @@ def training_loops(args, options, model, choice, fabric, frame) -> dict:
             images, blend = mix(images, masks[rows], options, np.random.default_rng(step))
             rows = rows.to(device, non_blocking=True)
             output = net(images, return_years=True)
-            loss = total_loss(output, labels[rows], ages[rows], blend, criterion, options)
+            loss = total_loss(output, labels[rows], ages[rows], top_age, blend, criterion, options)
             fabric.backward(loss)
             total += loss.detach()
             fabric.clip_gradients(

@@ -5,11 +5,12 @@ import math
 import struct
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from core.errors import UserError
 from core.files import atomic
-from core.labels import CLASS_NAMES
+from core.labels import CLASS_NAMES, CLASSES
 from model import HEADS, MaskClassifier
 from prediction.tta import VIEWS
 
@@ -41,10 +42,15 @@ def save_model(model: MaskClassifier, path: Path, state: dict | None = None, **m
             raise OSError(str(error)) from None
 
 
-def set_offsets(path: Path, offsets) -> None:
-    """Put class offsets (18,), tuned on out-of-fold predictions, into a model file."""
+def set_tuned_offsets(path: Path, offsets) -> None:
+    """Add class offsets (18,), tuned on out-of-fold predictions, to those in a model file.
+
+    They replace tuned offsets of an earlier time.
+    """
     model = load_model(path)
-    model.offsets.copy_(torch.as_tensor(offsets))
+    earlier = torch.tensor(model.description.get("tuned_offsets", [0.0] * CLASSES))
+    model.description["tuned_offsets"] = np.asarray(offsets, float).tolist()
+    model.offsets += torch.tensor(model.description["tuned_offsets"]) - earlier
     save_model(model, path)
 
 
@@ -73,12 +79,15 @@ def _checked(description, path: Path) -> dict:
             and all(type(v) is int and 0 < v <= 4096 for v in value)
         )
 
-    def triple(value):
+    def numbers(value, count):
         return (
             isinstance(value, list)
-            and len(value) == 3
+            and len(value) == count
             and all(isinstance(v, (int, float)) and math.isfinite(v) for v in value)
         )
+
+    def triple(value):
+        return numbers(value, 3)
 
     def increasing(value):
         return pair(value) and value[0] < value[1]
@@ -101,6 +110,8 @@ def _checked(description, path: Path) -> dict:
         raise UserError(f"{path}: its metadata is not a table of settings")
     if "drop" in description:
         rules["drop"] = lambda v: isinstance(v, (int, float)) and 0 <= v < 1
+    if "tuned_offsets" in description:
+        rules["tuned_offsets"] = lambda v: numbers(v, CLASSES)
     if "tta" in description:
         rules["tta"] = lambda v: isinstance(v, list) and set(v) <= set(VIEWS)
     for key, good in rules.items():

@@ -166,12 +166,23 @@ def test_years_target_is_a_distribution_around_the_age():
 
 
 def test_years_loss_is_least_at_the_target():
-    target = loss.years_target(torch.tensor([30, 60]), 100, 3.0)
-    least = loss.years_loss(target.log().clamp(min=-100), target).item()
-    assert least == pytest.approx(
-        -(target * target.log().clamp(min=-100)).sum(1).mean().item(), rel=1e-4
+    ages = torch.tensor([30, 45])
+    target = loss.years_target(ages, 100, 3.0)
+    logits = target.log().clamp(min=-100)
+    least = loss.years_loss(logits, ages, 3.0, top_age=80)
+    assert least.tolist() == pytest.approx((-(target * logits).sum(1)).tolist(), rel=1e-4)
+    assert (loss.years_loss(logits.flip(0), ages, 3.0, top_age=80) > least + 1).all()
+
+
+def test_the_highest_recorded_age_means_that_old_or_older():
+    logits = torch.randn(2, 100, generator=torch.Generator().manual_seed(0))
+    ages = torch.tensor([60, 60])
+    expected = -logits.softmax(1)[:, 60:].sum(1).log()
+    assert loss.years_loss(logits, ages, 3.0, top_age=60).tolist() == pytest.approx(
+        expected.tolist()
     )
-    assert loss.years_loss(target.flip(0).log().clamp(min=-100), target).item() > least + 1
+    logits[:, 75] = 50.0  # a prediction of 75 years is right for somebody of 60 or more
+    assert loss.years_loss(logits, ages, 3.0, top_age=60).max() < 1e-3
 
 
 def test_an_unknown_loss_names_the_known():

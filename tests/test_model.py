@@ -175,15 +175,18 @@ def test_other_weights_may_be_saved_under_the_description(tmp_path):
     )
 
 
-def test_set_offsets_changes_nothing_else(tmp_path):
+def test_tuned_offsets_come_on_top_and_change_nothing_else(tmp_path):
     path = tmp_path / "a.safetensors"
-    save_model(tiny(), path)
+    model = tiny()
+    model.offsets += 1
+    save_model(model, path)
     before, description = load_file(path), read_description(path)
-    model_file.set_offsets(path, np.arange(18.0))
+    model_file.set_tuned_offsets(path, np.ones(18))
+    model_file.set_tuned_offsets(path, np.arange(18.0))  # replaces the first
     after = load_file(path)
-    assert after.pop("offsets").tolist() == list(range(18))
+    assert after.pop("offsets").tolist() == list(range(1, 19))
     assert all(torch.equal(after[name], before[name]) for name in after)
-    assert read_description(path) == description
+    assert read_description(path) == description | {"tuned_offsets": list(range(18))}
 
 
 @pytest.mark.parametrize(

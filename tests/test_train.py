@@ -14,10 +14,12 @@ from safetensors.torch import load_file
 
 import dataset
 import inference
+from core import metrics
 from core.errors import UserError
 from core.folders import IMAGE_EXTENSIONS, ROOT
 from model import MaskClassifier
 from prediction import submission, tables
+from prediction.model_file import read_description
 from training import settings
 
 
@@ -136,6 +138,46 @@ def test_folds_give_out_of_fold_predictions_of_everybody_once(drawn, trained, tm
     sidecar = json.loads((tmp_path / "output" / "a.json").read_text())
     assert len(sidecar["files"]) == 2
     assert np.isclose(sidecar["macro_f1"], dataset_score(predictions), atol=1e-9)
+
+
+def test_offsets_from_the_class_frequencies_reach_validation_and_predictions(
+    drawn, trained, tmp_path, capsys
+):
+    flags = ("--epochs", "1", "--drop_ages", "61", "120")
+    run = trained(drawn, tmp_path, *flags)
+    assert "from the class frequencies" in capsys.readouterr().out
+    frame, split = dataset.read_train(drawn / "train"), pd.read_csv(run / "split.csv")
+    trains = frame["person"].isin(split["person"][split["fold"] == -1])
+    labels = frame["label"][trains & (frame["age"] <= 60)]
+    offsets = load_file(run / "best.safetensors")["offsets"].numpy()
+    assert np.allclose(offsets, metrics.frequency_offsets(labels), atol=1e-6)
+    assert np.ptp(offsets) > 0.1
+
+    bare = trained(drawn, tmp_path, *flags, "--offsets", "no", name="b")
+    assert not load_file(bare / "best.safetensors")["offsets"].any()
+    validated, log_probabilities = tables.read_predictions(run)
+    expected = tables.read_predictions(bare)[1] + offsets
+    expected -= np.log(np.exp(expected).sum(axis=1, keepdims=True))
+    assert np.abs(log_probabilities - expected).max() < 1e-3
+    assert np.array_equal(validated["ans"], expected.argmax(axis=1))
+
+    predicted = []
+    for name, more in (("a", ()), ("b", ()), ("a", ("--offsets", "no"))):
+        answered(drawn, tmp_path, tmp_path / "output", "--name", name, *more)
+        predicted.append(submission.read_probabilities(tmp_path / "output" / f"{name}.npz")[1])
+    assert np.abs(predicted[0] - predicted[1]).max() > 1e-3
+    assert np.allclose(predicted[1], predicted[2], atol=1e-5)
+
+
+def test_folds_keep_their_last_epoch_whatever_it_scores(drawn, trained, tmp_path, monkeypatch):
+    scores, real = iter([0.9, 0.1] * 2), metrics.score
+    monkeypatch.setattr(
+        metrics, "score", lambda labels, ans: real(labels, ans) | {"macro_f1": next(scores, 0.5)}
+    )
+    run = trained(drawn, tmp_path, "--folds", "2", "--epochs", "2")
+    for fold in (run / "fold-0", run / "fold-1"):
+        assert pd.read_csv(fold / "metrics.csv")["macro_f1"].tolist() == [0.9, 0.1]
+        assert read_description(fold / "best.safetensors")["epoch"] == 2
 
 
 def test_an_existing_run_is_left_alone(drawn, trained, tmp_path):

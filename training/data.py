@@ -18,6 +18,7 @@ from core.folders import data_folder
 from core.labels import CLASSES, encode
 from core.processes import on_rank_zero
 from core.progress import progress, say
+from model import YEARS
 from training.augmentation import augmentation
 from training.split import sampling_weights, thin
 
@@ -86,9 +87,14 @@ def part(data: Data, fold: int, args) -> tuple[pd.DataFrame, pd.DataFrame]:
 def tally(labels, weights=None) -> str:
     """Photos by the values of each attribute in words; with `weights`, an epoch's average draws."""
     weights = None if weights is None else weights * len(labels)
-    counts = np.bincount(labels, weights, CLASSES).reshape(3, 2, 3)
+    return by_attribute(np.bincount(labels, weights, CLASSES), np.sum, ",.0f")
+
+
+def by_attribute(values, reduce, form: str) -> str:
+    """Values of the 18 classes, reduced to one for each mask, gender and age, in words."""
+    table = np.reshape(values, (3, 2, 3))
     return "; ".join(
-        f"{name} " + " / ".join(f"{count:,.0f}" for count in counts.sum(axis=axes))
+        f"{name} " + " / ".join(f"{value:{form}}" for value in reduce(table, axis=axes))
         for name, axes in (("mask", (1, 2)), ("gender", (0, 2)), ("age", (0, 1)))
     )
 
@@ -117,6 +123,7 @@ class TrainingPhotos:
         labels = encode(frame["mask"], frame["gender"], frame["age"], args.bands)
         self.labels = torch.tensor(labels.to_numpy(copy=True), device=fabric.device)
         self.ages = torch.tensor(frame["age"].to_numpy(copy=True), device=fabric.device)
+        self.top_age = min(int(frame["age"].max()), YEARS - 1)
         self.masks = frame["mask"].to_numpy()
 
     def _sampler(self, rank: int):

@@ -31,6 +31,7 @@ RECIPES = {
         "freeze": 0,
         "drop": 0.0,
         "tta": [],
+        "offsets": "no",
     },
     # A small model from scratch, for the sample set on a laptop: the whole job in minutes.
     "sample": {

@@ -111,8 +111,10 @@ FLAGS = {
             "winning team ran it", {"choices": ("cosine", "step", "plateau", "winners")}),
         ("warmup", 1.0, "length of the linear warm-up in epochs", {"metavar": "EPOCHS"}),
         ("clip", 1.0, "clip the gradient to this norm; 0: no clipping", {"metavar": "NORM"}),
-        ("offsets", "auto", "with --folds: tune class offsets for macro-F1 on the out-of-fold "
-            "predictions; auto: keep them only if they help on unseen folds", AUTO_YES_NO),
+        ("offsets", "auto", "class offsets for macro-F1, kept in the model file; frequency: from "
+            "the class frequencies; tuned: with --folds, also tuned on the out-of-fold "
+            "predictions; auto: tuned if that helps on unseen folds, else frequency",
+            {"choices": ("auto", "frequency", "tuned", "no")}),
     ],
     "machine": [
         ("devices", None, "GPUs, or processes, on this machine (default: SM_NUM_GPUS, else 1)",

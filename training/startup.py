@@ -6,6 +6,7 @@ there when the run is resumed.
 
 from dataclasses import asdict, dataclass, fields, replace
 
+import numpy as np
 import timm
 import torch
 from lightning_fabric import Fabric
@@ -13,12 +14,15 @@ from lightning_fabric.plugins.precision import MixedPrecision, Precision
 from timm.utils import random_seed
 
 import dataset
-from core import device
+from core import device, metrics
 from core.backbone import backbone_config
+from core.labels import OFFICIAL_BANDS, encode
 from core.processes import cores, on_rank_zero
 from core.progress import say
 from model import MaskClassifier, load_pretrained
 from training import settings
+from training.data import by_attribute
+from training.split import sampling_weights
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,8 @@ def start(args, train_frame, drawn: bool, fabric, recorded: dict) -> tuple[MaskC
     choices = recorded if "mean" in recorded else input_choices(args, train_frame) | recorded
     torch.manual_seed(args.seed)
     model = build_model(args, choices, drawn)
+    if args.offsets != "no":
+        set_frequency_offsets(model, train_frame, args)
     if "precision" not in choices:
         choices |= _machine_choices(args, model, fabric)
     known = {field.name for field in fields(Plan)}
@@ -135,6 +141,18 @@ def build_model(args, choices: dict, drawn: bool = False) -> MaskClassifier:
         f"input {height} x {width}, weights: {weights}"
     )
     return model
+
+
+def set_frequency_offsets(model: MaskClassifier, train_frame, args) -> None:
+    """Set the model's offsets from the frequencies of the labels that it learns; says which."""
+    # The years head predicts the official bands, whatever the training bands.
+    bands = OFFICIAL_BANDS if args.head == "years" else args.bands
+    learned = encode(train_frame["mask"], train_frame["gender"], train_frame["age"], bands)
+    weights = sampling_weights(train_frame["label"].to_numpy(), args.sampling)
+    offsets = metrics.frequency_offsets(learned, weights)
+    model.offsets.copy_(torch.from_numpy(offsets))
+    values = by_attribute(offsets, np.mean, "+.2f")
+    say(f"offsets for macro-F1, from the class frequencies: {values}")
 
 
 def _machine_choices(args, model, fabric) -> dict:

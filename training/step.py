@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 
 from core.labels import CLASSES
-from loss import soft_targets, years_loss, years_target
+from loss import soft_targets, years_loss
 from training import augmentation
 
 
@@ -51,16 +51,19 @@ def mix(images, masks, args, generator):
     return images, None
 
 
-def total_loss(output, labels, ages, blend, criterion, args):
+def total_loss(output, labels, ages, top_age, blend, criterion, args):
     """The criterion and the years head's own term, on labels (B,) and ages (B,).
 
-    `output` is what the model returns with `return_years=True`; `blend` is None for plain photos.
+    `output` is what the model returns with `return_years=True`; `blend` is None for plain photos;
+    `top_age` is the highest age of the training people (`loss.years_loss`).
     """
     scores, years = output
     target = labels if blend is None else blend(soft_targets(labels, CLASSES))
     loss = criterion(scores, target)
     if years is not None:
-        target = years_target(ages, years.shape[1], args.years_sigma)
-        target = target if blend is None else blend(target)
-        loss = loss + args.years_weight * years_loss(years, target)
+        term = years_loss(years, ages, args.years_sigma, top_age)
+        if blend is not None:
+            of_partners = years_loss(years, ages[blend.partner], args.years_sigma, top_age)
+            term = torch.lerp(of_partners, term, blend.share)
+        loss = loss + args.years_weight * term.mean()
     return loss
