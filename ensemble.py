@@ -1,27 +1,27 @@
-"""Many answers, one answer: a vote over the CSVs of several models, and what each model adds to it."""
+"""Vote over the submissions of several models, or show what each model adds to the vote."""
 
 import argparse
 import math
 from pathlib import Path
 
-from core.cli import ArgumentParser, HelpFormatter, run
+from core.cli import ArgumentParser, HelpFormatter, add_labels, run
 from core.errors import UserError
 from core.files import read_csv, read_json
 
 METHODS = ("hard", "attribute", "weighted", "soft")
 EXAMPLES = """\
 methods:
-  hard       the class that most models answered
+  hard       the class that most models predict
   attribute  mask, gender and age voted separately, then put together
   weighted   as hard, each model's vote weighing its score
   soft       the highest mean probability, from the npz beside each CSV
-A tie goes to the better model: of the tied classes, the one that the first model in order answered.
+In a tie, the class that the best of the tied models predicts wins.
 
 examples:
   python ensemble.py vote output/*.csv --top_k 8
   python ensemble.py vote output/*.csv --scores board.csv --method attribute
   python ensemble.py vote swin.csv beit.csv --order given --output final.csv
-  python ensemble.py members output/*.csv --answers sample/eval_answers.csv
+  python ensemble.py members output/*.csv --labels sample/eval_answers.csv
 """
 
 
@@ -43,33 +43,34 @@ def parse_args(argv=None) -> argparse.Namespace:
             metavar="CSV",
             nargs="+",
             type=Path,
-            help="answers of a model, ImageID,ans; earlier votes are left out",
+            help="submissions (ImageID,ans); earlier votes are ignored",
         )
         group.add_argument(
-            "--top_k", metavar="K", type=positive, help="take the best K only (default: all)"
+            "--top_k", metavar="K", type=positive, help="use only the best K (default: all)"
         )
         group.add_argument(
             "--order",
             choices=("score", "given"),
             default="score",
-            help="best first: by score, or as given",
+            help="rank models by score, or as given",
         )
         group.add_argument(
             "--scores",
             metavar="FILE",
             type=Path,
-            help="leaderboard scores, a csv with the columns name,score or a json of name: score, where a name is that of "
-            "the CSV file (default: the validation macro-F1 in the json beside each CSV)",
+            help="leaderboard scores: a CSV with the columns name,score, or a JSON of name: score, "
+            "where name is the CSV file's (default: validation macro-F1, from the JSON beside each "
+            "CSV)",
         )
         command.add_argument_group("vote").add_argument(
-            "--method", choices=METHODS, default="hard", help="see below"
+            "--method", choices=METHODS, default="hard", help="voting method, see below"
         )
         return command
 
     vote = add_command(
         "vote",
-        "vote on one answer per photo",
-        "Write the answers that several models agree on, and how far each agrees.",
+        "vote on one class per photo",
+        "Write the vote as a submission, and show how far each model agrees with it.",
     )
     vote.add_argument_group("result").add_argument(
         "--output",
@@ -82,9 +83,8 @@ def parse_args(argv=None) -> argparse.Namespace:
         "show what each model adds",
         "Score each model, the vote of all, and the vote without each of them.",
     )
-    members.add_argument_group("truth").add_argument(
-        "--answers", metavar="FILE", type=Path, required=True, help="the known answers, ImageID,ans"
-    )
+    text = "CSV of the ground truth (ImageID,ans)"
+    add_labels(members.add_argument_group("ground truth"), text, required=True)
     return parser.parse_args(argv)
 
 
@@ -107,9 +107,10 @@ from prediction.voting import cast_votes
 
 # ---------------------------------------------------------------------------- which models vote
 def choose(args) -> pd.DataFrame:
-    """The models that vote, best first: columns name, path, score (nan: unknown). Prints what is left out and why.
+    """The models that vote, best first: columns name, path, score (nan: unknown).
 
-    Raises UserError for files that do not exist or stand twice, and if none is left.
+    Prints which are left out, and why. UserError for files that do not exist or appear twice, and
+    if none is left.
     """
     paths = args.csv
     for number, path in enumerate(paths):
@@ -151,9 +152,9 @@ def choose(args) -> pd.DataFrame:
         print(f"there are {len(members)} CSVs for --top_k {args.top_k}: all of them vote")
     members = members[: args.top_k].reset_index(drop=True)
     if args.method == "weighted" and members["score"].isna().any():
+        unscored = submission.few(list(members["name"][members["score"].isna()]))
         raise UserError(
-            f"--method weighted: no score for {submission.few(list(members['name'][members['score'].isna()]))}; "
-            "give --scores FILE or take another method"
+            f"--method weighted: no score for {unscored}; give --scores FILE or another method"
         )
     return members
 
@@ -179,7 +180,10 @@ def _score(value, where) -> float:
 
 
 def _leaderboard(path: Path, names: pd.Series) -> pd.Series:
-    """The score of each of `names` in the csv or json `path`, nan where it has none; prints the names that no CSV has."""
+    """The score of each of `names` in the csv or json `path`, nan where it has none.
+
+    Prints the names that no CSV has.
+    """
     if path.suffix.lower() == ".json":
         rows = list(read_json(path).items())
     else:
@@ -190,7 +194,7 @@ def _leaderboard(path: Path, names: pd.Series) -> pd.Series:
     for name, value in rows:
         name = name.removesuffix(".csv")
         if name in scores:
-            raise UserError(f"{path}: {name!r} stands twice")
+            raise UserError(f"{path}: {name!r} appears twice")
         scores[name] = _score(value, f"{path}, {name!r}")
     note(f"in {path} but not among the CSVs", sorted(set(scores) - set(names)))
     return names.map(scores).astype(float)
@@ -198,7 +202,10 @@ def _leaderboard(path: Path, names: pd.Series) -> pd.Series:
 
 # ---------------------------------------------------------------------------- reading and writing
 def read_members(members: pd.DataFrame) -> tuple[pd.Index, np.ndarray]:
-    """The ImageIDs (N,) of the best model's CSV and everybody's answers (members, N) int8 in that order; UserError if the photos differ."""
+    """ImageIDs (N,) of the best model's CSV, and all predictions (members, N) int8 in that order.
+
+    UserError if the photos differ.
+    """
     best = submission.read_submission(members["path"][0])
     photos, ans = pd.Index(best["ImageID"]), [best["ans"].to_numpy()]
     for path in members["path"][1:]:
@@ -228,7 +235,7 @@ def check_output(path: Path) -> None:
 
 # ---------------------------------------------------------------------------- commands
 def vote(args) -> None:
-    """Vote, write the CSV (with json and, for soft, npz) and show how far each model agrees with the vote."""
+    """Write the vote: CSV, json and, for soft, npz. Show how far each model agrees with it."""
     members = choose(args)
     output = args.output or args.csv[0].with_name(f"vote-{args.method}-{len(members)}.csv")
     check_output(output)
@@ -248,7 +255,8 @@ def vote(args) -> None:
         else "with the higher score" + " in validation" * (not args.scores)
     )
     print(
-        f"\n{args.method} vote of {len(members)} on {len(photos):,} photos; a tie goes to the one {by}\n"
+        f"\n{args.method} vote of {len(members)} on {len(photos):,} photos; ties go to the model "
+        f"{by}\n"
     )
     print(f"{'':3} {'model':{width}}   score  agrees with the vote")
     for rank, member in enumerate(members.itertuples(), start=1):
@@ -282,9 +290,8 @@ def write_vote(
         "members": listed,
     }
     submission.write_sidecar(output, content)
-    output.with_suffix(".npz").unlink(
-        missing_ok=True
-    )  # an earlier soft vote's would not belong to these answers
+    # An earlier soft vote's probabilities would not belong to this vote.
+    output.with_suffix(".npz").unlink(missing_ok=True)
     if mean is not None:
         submission.write_probabilities(output.with_suffix(".npz"), photos, mean)
     submission.write_submission(output, pd.DataFrame({"ImageID": photos, "ans": voted}))
@@ -296,8 +303,8 @@ def contributions(args) -> None:
     if len(chosen) < 2:
         raise UserError("members: give at least two CSVs, so that there is a vote without each")
     photos, ans = read_members(chosen)
-    truth = submission.read_submission(args.answers)
-    labels = truth["ans"].to_numpy()[submission.align(args.answers, truth["ImageID"], photos)]
+    truth = submission.read_submission(args.labels)
+    labels = truth["ans"].to_numpy()[submission.align(args.labels, truth["ImageID"], photos)]
     scored = chosen["score"].notna().all()
     soft = args.method == "soft" or all(
         path.with_suffix(".npz").is_file() for path in chosen["path"]
@@ -317,9 +324,8 @@ def contributions(args) -> None:
     print(f"{'':3} {'model':{width}}   alone  vote without it  what it adds")
     for row, name in enumerate(chosen["name"]):
         without = voted_score(everyone[:row] + everyone[row + 1 :])
-        print(
-            f"{row + 1:3} {name:{width}}  {macro_f1(labels, ans[row]):.4f}  {without:15.4f}  {together - without:+12.4f}"
-        )
+        alone, adds = macro_f1(labels, ans[row]), together - without
+        print(f"{row + 1:3} {name:{width}}  {alone:.4f}  {without:15.4f}  {adds:+12.4f}")
     print(f"{'':3} {'vote of all':{width}}  {together:.4f}")
     possible = [
         method

@@ -6,41 +6,34 @@ from core.labels import ATTRIBUTES, CLASSES, decode
 
 
 def cast_votes(method: str, ans, weights=None, probabilities=None) -> np.ndarray:
-    """The voted answers (N,) int8.
+    """The voted classes (N,) int8.
 
-    `ans` (members, N), the best member first; `weights` (members,) for "weighted"; `probabilities`, an (N, 18) array for each
-    member, for "soft" (an iterable: they need not be in memory at once).
+    `ans` (members, N), the best member first; `weights` (members,) for "weighted"; `probabilities`,
+    an (N, 18) array for each member, for "soft" (an iterable: they need not be in memory at once).
     """
     if method == "soft":
         return sum(probabilities).argmax(axis=1).astype(np.int8)
     if method == "attribute":
-        return LABEL_OF[tuple(plurality(answers) for answers in decode(ans))]
+        return LABEL_OF[tuple(plurality(codes) for codes in decode(ans))]
     return plurality(ans, weights if method == "weighted" else None)
 
 
 def plurality(ans: np.ndarray, weights=None) -> np.ndarray:
-    """For each photo the class with most votes, (N,) in the dtype of `ans`; of tied classes the one that the first member answered.
+    """For each photo the class with most votes, (N,) in the dtype of `ans`.
 
-    `ans` (members, N), the best member first; `weights` (members,), at least 0, one each where not given.
+    `ans` (members, N), the best member first: the first of those tied wins; `weights` (members,),
+    at least 0, one each where not given.
     """
     weights = np.ones(len(ans)) if weights is None else np.asarray(weights, dtype=float)
-    support = np.zeros(
-        ans.shape
-    )  # (members, N): the weight of everybody who answers as this member does
-    for own, answers in zip(support, ans, strict=True):
+    support = np.zeros(ans.shape)  # (members, N): the weight of all who predict as this member does
+    for own, predicted in zip(support, ans, strict=True):
         for other, weight in zip(ans, weights, strict=True):
-            own += weight * (other == answers)
-    most = (
-        support.max(axis=0) - 1e-9
-    )  # equal sums of different weights may differ in their last digits
-    return np.take_along_axis(ans, (support >= most).argmax(axis=0)[None], axis=0)[
-        0
-    ]  # argmax: the first member of those tied
+            own += weight * (other == predicted)
+    most = support.max(axis=0) - 1e-9  # equal sums of weights may differ in their last digits
+    first = (support >= most).argmax(axis=0)  # argmax: the first member of those tied
+    return np.take_along_axis(ans, first[None], axis=0)[0]
 
 
-LABEL_OF = np.empty(
-    [len(names) for names in ATTRIBUTES.values()], dtype=np.int8
-)  # (mask, gender, age band) -> label
-
-
+# (mask, gender, age band) -> label
+LABEL_OF = np.empty([len(names) for names in ATTRIBUTES.values()], dtype=np.int8)
 LABEL_OF[decode(np.arange(CLASSES))] = np.arange(CLASSES)

@@ -329,7 +329,7 @@ def broken(folder, what):
         ("npz of other photos", r"x\.npz: .* 1 missing \('c.jpg'\), 1 extra \('z.jpg'\)"),
         ("npz of a photo twice", r"x\.npz: ImageID 'b.jpg' appears twice"),
         ("npz of 17 classes", r"x\.npz: has probabilities of 17 classes, not 18"),
-        ("scores twice", r"s\.csv: 'x' stands twice"),
+        ("scores twice", r"s\.csv: 'x' appears twice"),
         ("scores without a name", r"s\.csv: has no column 'name'"),
         ("score is no number", r"s\.csv, 'x': 'nan' is not a score"),
         ("scores missing", r"none\.csv: cannot be read"),
