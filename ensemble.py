@@ -1,4 +1,6 @@
-"""Vote over the submissions of several models, or show what each model adds to the vote."""
+"""Vote on one class per photo over the CSVs of several models, show what each adds, or combine
+models of one attribute each.
+"""
 
 import argparse
 import math
@@ -6,85 +8,73 @@ from pathlib import Path
 
 from core.cli import ArgumentParser, HelpFormatter, add_labels, run
 from core.errors import UserError
-from core.files import read_csv, read_json
 
 METHODS = ("hard", "attribute", "weighted", "soft")
 EXAMPLES = """\
 methods:
   hard       the class that most models predict
   attribute  mask, gender and age voted separately, then put together
-  weighted   as hard, each model's vote weighing its score
+  weighted   as hard, each model's vote weighted by its score
   soft       the highest mean probability, from the npz beside each CSV
-In a tie, the class that the best of the tied models predicts wins.
+A tie goes to the better model: of the tied classes, the one that the first model in order predicts.
 
 examples:
   python ensemble.py vote output/*.csv --top_k 8
   python ensemble.py vote output/*.csv --scores board.csv --method attribute
   python ensemble.py vote swin.csv beit.csv --order given --output final.csv
   python ensemble.py members output/*.csv --labels sample/eval_answers.csv
+  python ensemble.py combine --mask a.csv --gender b.csv --age c.csv
 """
+# command -> one line for the list of commands, and what it does.
+COMMANDS = {
+    "vote": (
+        "vote on one class per photo",
+        "Write the classes that most models predict, and how far each model agrees.",
+    ),
+    "members": (
+        "show what each model adds",
+        "Score each model, the vote of all, and the vote without each of them.",
+    ),
+    "combine": (
+        "join predictions of mask, gender and age by different models",
+        "Take the mask of one submission, the gender of another and the age band of a third.",
+    ),
+}
 
 
 def parse_args(argv=None) -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__, epilog=EXAMPLES, formatter_class=HelpFormatter)
-    commands = parser.add_subparsers(required=True, dest="command", metavar="COMMAND")
-
-    def add_command(name, summary, description):
-        command = commands.add_parser(
-            name,
-            help=summary,
-            description=description,
-            epilog=EXAMPLES,
-            formatter_class=HelpFormatter,
+    subparsers = parser.add_subparsers(required=True, dest="command", metavar="COMMAND")
+    commands = {
+        name: subparsers.add_parser(
+            name, help=summary, description=text, epilog=EXAMPLES, formatter_class=HelpFormatter
         )
-        group = command.add_argument_group("models")
-        group.add_argument(
-            "csv",
-            metavar="CSV",
-            nargs="+",
-            type=Path,
-            help="submissions (ImageID,ans); earlier votes are ignored",
-        )
-        group.add_argument(
-            "--top_k", metavar="K", type=positive, help="use only the best K (default: all)"
-        )
-        group.add_argument(
-            "--order",
-            choices=("score", "given"),
-            default="score",
-            help="rank models by score, or as given",
-        )
-        group.add_argument(
-            "--scores",
-            metavar="FILE",
-            type=Path,
-            help="leaderboard scores: a CSV with the columns name,score, or a JSON of name: score, "
-            "where name is the CSV file's (default: validation macro-F1, from the JSON beside each "
-            "CSV)",
-        )
-        command.add_argument_group("vote").add_argument(
-            "--method", choices=METHODS, default="hard", help="voting method, see below"
-        )
-        return command
-
-    vote = add_command(
-        "vote",
-        "vote on one class per photo",
-        "Write the vote as a submission, and show how far each model agrees with it.",
-    )
-    vote.add_argument_group("result").add_argument(
-        "--output",
-        metavar="FILE",
-        type=Path,
-        help="the CSV to write (default: vote-METHOD-K.csv beside the first CSV)",
-    )
-    members = add_command(
-        "members",
-        "show what each model adds",
-        "Score each model, the vote of all, and the vote without each of them.",
-    )
-    text = "CSV of the ground truth (ImageID,ans)"
-    add_labels(members.add_argument_group("ground truth"), text, required=True)
+        for name, (summary, text) in COMMANDS.items()
+    }
+    # fmt: off
+    for name in ("vote", "members"):
+        g = commands[name].add_argument_group("models")
+        g.add_argument("csv", metavar="CSV", nargs="+", type=Path,
+                       help="submissions, ImageID,ans; earlier votes are left out")
+        g.add_argument("--top_k", metavar="K", type=positive,
+                       help="take the best K only (default: all)")
+        g.add_argument("--order", choices=("score", "given"), default="score",
+                       help="best first: by score, or as given")
+        g.add_argument("--scores", metavar="FILE", type=Path,
+                       help="leaderboard scores, a csv with the columns name,score or a json of "
+                       "name: score, where a name is that of the CSV file (default: the "
+                       "validation macro-F1 in the json beside each CSV)")
+        g = commands[name].add_argument_group("vote")
+        g.add_argument("--method", choices=METHODS, default="hard", help="see below")
+    for attribute in ("mask", "gender", "age"):
+        commands["combine"].add_argument(f"--{attribute}", metavar="CSV", type=Path, required=True,
+                                         help=f"the submission to take the {attribute} from")
+    for name, default in (("vote", "vote-METHOD-K.csv beside the first CSV"),
+                          ("combine", "combined.csv beside the first CSV")):
+        commands[name].add_argument("--output", metavar="FILE", type=Path,
+                                    help=f"the CSV to write (default: {default})")
+    # fmt: on
+    add_labels(commands["members"], "the ground truth, ImageID,ans", required=True)
     return parser.parse_args(argv)
 
 
@@ -100,142 +90,29 @@ ARGS = parse_args() if __name__ == "__main__" else None
 import numpy as np
 import pandas as pd
 
+from core.labels import decode
 from core.metrics import macro_f1
 from prediction import submission
-from prediction.voting import cast_votes
+from prediction.members import choose, probabilities_of, read_members
+from prediction.voting import LABEL_OF, cast_votes
+from prediction.words import attribute_probabilities
 
-
-# ---------------------------------------------------------------------------- which models vote
-def choose(args) -> pd.DataFrame:
-    """The models that vote, best first: columns name, path, score (nan: unknown).
-
-    Prints which are left out, and why. UserError for files that do not exist or appear twice, and
-    if none is left.
-    """
-    paths = args.csv
-    for number, path in enumerate(paths):
-        if not path.is_file():
-            raise UserError(
-                f"{path}: does not exist" if not path.exists() else f"{path}: is not a file"
-            )
-        if path.resolve() in [earlier.resolve() for earlier in paths[:number]]:
-            raise UserError(f"{path}: is given twice")
-    stems = [path.stem for path in paths]
-    sidecars = [submission.read_sidecar(path) for path in paths]
-    members = pd.DataFrame(
-        {
-            "name": stems
-            if len(set(stems)) == len(stems)
-            else [str(path.with_suffix("")) for path in paths],
-            "path": paths,
-            "score": [
-                _score(sidecar.get("macro_f1"), path.with_suffix(".json"))
-                for path, sidecar in zip(paths, sidecars, strict=True)
-            ],
-        }
-    )
-    is_vote = pd.Series([sidecar.get("kind") == "vote" for sidecar in sidecars])
-    note("earlier votes, left out", members["name"][is_vote])
-    members = members[~is_vote]
-    if members.empty:
-        raise UserError("nothing to vote on: every CSV given is itself a vote")
-    if args.scores:
-        members["score"] = _leaderboard(args.scores, members["name"])
-    unscored = members["score"].isna()
-    if args.order == "score" and unscored.all():
-        print("no CSV has a score: taken in the order given")
-    elif args.order == "score":
-        note("without a score, placed last", members["name"][unscored])
-        members = members.sort_values("score", ascending=False, kind="stable", na_position="last")
-    note(f"not among the first {args.top_k}", members["name"][args.top_k :] if args.top_k else [])
-    if args.top_k and args.top_k > len(members):
-        print(f"there are {len(members)} CSVs for --top_k {args.top_k}: all of them vote")
-    members = members[: args.top_k].reset_index(drop=True)
-    if args.method == "weighted" and members["score"].isna().any():
-        unscored = submission.few(list(members["name"][members["score"].isna()]))
-        raise UserError(
-            f"--method weighted: no score for {unscored}; give --scores FILE or another method"
-        )
-    return members
-
-
-def note(what: str, names) -> None:
-    if len(names):
-        print(f"{what}: {', '.join(names)}")
-
-
-def _score(value, where) -> float:
-    """`value` as a number, nan for None; UserError if it is no score."""
-    if value is None:
-        return math.nan
-    try:
-        number = float("nan" if isinstance(value, bool) else value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not (math.isfinite(number) and number >= 0):
-        raise UserError(
-            f"{where}: {str(value)[:40]!r} is not a score; it is a number of at least 0"
-        )
-    return number
-
-
-def _leaderboard(path: Path, names: pd.Series) -> pd.Series:
-    """The score of each of `names` in the csv or json `path`, nan where it has none.
-
-    Prints the names that no CSV has.
-    """
-    if path.suffix.lower() == ".json":
-        rows = list(read_json(path).items())
-    else:
-        rows = list(
-            read_csv(path, ["name", "score"])[["name", "score"]].itertuples(index=False, name=None)
-        )
-    scores = {}
-    for name, value in rows:
-        name = name.removesuffix(".csv")
-        if name in scores:
-            raise UserError(f"{path}: {name!r} appears twice")
-        scores[name] = _score(value, f"{path}, {name!r}")
-    note(f"in {path} but not among the CSVs", sorted(set(scores) - set(names)))
-    return names.map(scores).astype(float)
-
-
-# ---------------------------------------------------------------------------- reading and writing
-def read_members(members: pd.DataFrame) -> tuple[pd.Index, np.ndarray]:
-    """ImageIDs (N,) of the best model's CSV, and all predictions (members, N) int8 in that order.
-
-    UserError if the photos differ.
-    """
-    best = submission.read_submission(members["path"][0])
-    photos, ans = pd.Index(best["ImageID"]), [best["ans"].to_numpy()]
-    for path in members["path"][1:]:
-        other = submission.read_submission(path, unique=False)  # align sees to that
-        ans.append(other["ans"].to_numpy()[submission.align(path, other["ImageID"], photos)])
-    return photos, np.stack(ans)
-
-
-def probabilities_of(members: pd.DataFrame, photos: pd.Index):
-    """Yield each model's probabilities (N, 18) in the order of `photos`."""
-    for path in members["path"]:
-        beside = path.with_suffix(".npz")
-        ids, probabilities = submission.read_probabilities(beside)
-        yield probabilities[submission.align(beside, ids, photos)]
+OWN = ("vote", "combination")  # kinds of submission that ensemble.py writes
 
 
 def check_output(path: Path) -> None:
-    """UserError unless `path` and what goes beside it are new, or an earlier vote."""
+    """UserError unless `path` and what goes beside it are new or written by ensemble.py."""
     if path.suffix.lower() != ".csv":
         raise UserError(f"--output {path}: give a name that ends in .csv")
-    for existing in (path, path.with_suffix(".json"), path.with_suffix(".npz")):
-        if existing.exists() and submission.read_sidecar(path).get("kind") != "vote":
+    for existing in submission.files_of(path)[:3]:
+        if existing.exists() and submission.read_sidecar(path).get("kind") not in OWN:
             raise UserError(
                 f"--output {path}: {existing} exists and is not a vote; give another name"
             )
 
 
-# ---------------------------------------------------------------------------- commands
 def vote(args) -> None:
-    """Write the vote: CSV, json and, for soft, npz. Show how far each model agrees with it."""
+    """Vote, write the CSV (with json and, for soft, npz) and show how far each model agrees."""
     members = choose(args)
     output = args.output or args.csv[0].with_name(f"vote-{args.method}-{len(members)}.csv")
     check_output(output)
@@ -255,8 +132,8 @@ def vote(args) -> None:
         else "with the higher score" + " in validation" * (not args.scores)
     )
     print(
-        f"\n{args.method} vote of {len(members)} on {len(photos):,} photos; ties go to the model "
-        f"{by}\n"
+        f"\n{args.method} vote of {len(members)} on {len(photos):,} photos; "
+        f"a tie goes to the one {by}\n"
     )
     print(f"{'':3} {'model':{width}}   score  agrees with the vote")
     for rank, member in enumerate(members.itertuples(), start=1):
@@ -272,7 +149,7 @@ def write_vote(
     voted: np.ndarray,
     mean: np.ndarray | None,
 ) -> None:
-    """The json comes first: whatever stops the writing, the CSV is known for a vote."""
+    """Write the vote; the json first, so that a CSV is always known for a vote."""
     listed = [
         {
             "name": member.name,
@@ -290,7 +167,7 @@ def write_vote(
         "members": listed,
     }
     submission.write_sidecar(output, content)
-    # An earlier soft vote's probabilities would not belong to this vote.
+    # an earlier soft vote's would not belong to these predictions
     output.with_suffix(".npz").unlink(missing_ok=True)
     if mean is not None:
         submission.write_probabilities(output.with_suffix(".npz"), photos, mean)
@@ -324,8 +201,10 @@ def contributions(args) -> None:
     print(f"{'':3} {'model':{width}}   alone  vote without it  what it adds")
     for row, name in enumerate(chosen["name"]):
         without = voted_score(everyone[:row] + everyone[row + 1 :])
-        alone, adds = macro_f1(labels, ans[row]), together - without
-        print(f"{row + 1:3} {name:{width}}  {alone:.4f}  {without:15.4f}  {adds:+12.4f}")
+        print(
+            f"{row + 1:3} {name:{width}}  {macro_f1(labels, ans[row]):.4f}  {without:15.4f}  "
+            f"{together - without:+12.4f}"
+        )
     print(f"{'':3} {'vote of all':{width}}  {together:.4f}")
     possible = [
         method
@@ -338,9 +217,44 @@ def contributions(args) -> None:
     )
 
 
+def combine(args) -> None:
+    """Write the mask of one submission with the gender of another and the age of a third.
+
+    With probabilities beside all three the most probable value of each attribute is taken, and the
+    product of the attributes' probabilities is written; else the attributes of each `ans`.
+    """
+    sources = {"mask": args.mask, "gender": args.gender, "age": args.age}
+    output = args.output or args.mask.with_name("combined.csv")
+    check_output(output)
+    photos = pd.Index(submission.read_submission(args.mask)["ImageID"])
+    soft = all(path.with_suffix(".npz").is_file() for path in sources.values())
+    values, shares = [], []
+    for axis, (name, path) in enumerate(sources.items()):
+        if soft:
+            ids, probabilities = submission.read_probabilities(path.with_suffix(".npz"))
+            rows = probabilities[submission.align(path.with_suffix(".npz"), ids, photos)]
+            shares.append(attribute_probabilities(rows)[name])
+            values.append(shares[-1].argmax(axis=1))
+        else:
+            frame = submission.read_submission(path)
+            ans = frame["ans"].to_numpy()[submission.align(path, frame["ImageID"], photos)]
+            values.append(decode(ans)[axis])
+    content = {"name": output.stem, "kind": "combination", "macro_f1": None}
+    content["members"] = {name: path.stem for name, path in sources.items()}
+    submission.write_sidecar(output, content)
+    output.with_suffix(".npz").unlink(missing_ok=True)
+    if soft:
+        joint = np.einsum("nm,ng,na->nmga", *shares).reshape(len(photos), -1)
+        submission.write_probabilities(output.with_suffix(".npz"), photos, joint)
+    combined = LABEL_OF[tuple(values)]
+    submission.write_submission(output, pd.DataFrame({"ImageID": photos, "ans": combined}))
+    how = "the probabilities" if soft else "the classes"
+    print(f"mask, gender and age put together from {how} of three submissions: {output}")
+
+
 def show(score: float) -> str:
     return f"{score:6.4f}" if score == score else "     -"  # nan: no score is known
 
 
 if __name__ == "__main__":
-    run({"vote": vote, "members": contributions}[ARGS.command], ARGS)
+    run({"vote": vote, "members": contributions, "combine": combine}[ARGS.command], ARGS)

@@ -438,3 +438,34 @@ def test_wrong_flags_are_refused(argv, capsys):
     with pytest.raises(SystemExit) as stop:
         ensemble.parse_args(argv)
     assert stop.value.code == 2
+
+
+# ---------------------------------------------------------------------------- attributes
+
+
+@pytest.mark.parametrize("probabilities", [True, False])
+def test_mask_gender_and_age_of_three_models_are_combined(folder, probabilities):
+    """Class 17 is not worn, female, 60+; 9 incorrect, female, <30; 1 worn, male, 30 to 59."""
+    paths = [
+        member(folder, name, ans, probabilities=probabilities, ids=ids)
+        for name, ans, ids in (
+            ("mask", [17, 9, 1], IDS),
+            ("gender", [1, 9, 17], IDS),
+            ("age", [1, 9, 17], IDS[::-1]),
+        )
+    ]
+    argv = ["combine", "--mask", paths[0], "--gender", paths[1], "--age", paths[2]]
+    ensemble.combine(ensemble.parse_args(argv))
+    # a: not worn, male, 60+ (c's row comes first in age); b: as given; c: worn, female, 30 to 59
+    assert answered(folder / "combined.csv") == {"a.jpg": 14, "b.jpg": 9, "c.jpg": 4}
+    assert (folder / "combined.npz").exists() == probabilities
+    ensemble.combine(ensemble.parse_args(argv))  # an earlier one is replaced
+    vote(folder / "combined.csv", *paths, "--output", "v.csv")
+
+
+def test_tables_in_words_beside_submissions_do_not_vote(folder, capsys):
+    path = Path(member(folder, "x", [5, 6, 7], 0.9))
+    submission.write_table(path, IDS, one_hot(np.array([5, 6, 7])))
+    vote(*sorted(folder.glob("*.csv")))
+    assert "tables of probabilities, left out: 1" in capsys.readouterr().out
+    assert (folder / "vote-hard-1.csv").exists()
