@@ -9,11 +9,12 @@ from model import MaskClassifier
 
 @torch.no_grad()
 def fold_batch_norms(model: MaskClassifier) -> int:
-    """Put each batch norm of the backbone that follows a convolution into that convolution's weights; their number.
+    """Fold each batch norm that follows a convolution of the backbone into it; returns how many.
 
-    For answering only: the same function, up to rounding, in about half the time for the small CNNs. Pairs are found by watching
-    one forward pass. Where one cannot be told from it (a convolution used twice, or whose output goes elsewhere too), or the answers
-    would change, the model stays as it was.
+    For inference only: the same function, up to rounding, in about half the time for small CNNs.
+    Pairs are found by watching one forward pass. Where that does not tell them (a convolution that
+    is used twice, or whose output goes elsewhere too), or the outputs would change, the model stays
+    as it was.
     """
     made, pairs, hooks = {}, [], []
 

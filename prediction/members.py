@@ -109,7 +109,7 @@ def _leaderboard(path: Path, names: pd.Series) -> pd.Series:
 
 
 def read_members(members: pd.DataFrame) -> tuple[pd.Index, np.ndarray]:
-    """The ImageIDs (N,) of the best model's CSV and all predictions (members, N) int8 in that order.
+    """The best model's ImageIDs (N,) and all predictions (members, N) int8 in that order.
 
     UserError if the photos differ.
     """

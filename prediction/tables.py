@@ -10,7 +10,7 @@ from core.labels import CLASSES
 
 
 def write_predictions(path: Path, frame, log_probabilities) -> None:
-    """val_predictions.csv: person, path, label, ans and 18 probabilities of every held-out photo."""
+    """Write val_predictions.csv: person, path, label, ans and 18 probabilities of each photo."""
     table = frame[["person", "path", "label"]].assign(ans=log_probabilities.argmax(axis=1))
     probabilities = pd.DataFrame(
         np.exp(log_probabilities).round(6), columns=[f"p{label}" for label in range(CLASSES)]

@@ -1,12 +1,13 @@
 """Test-time augmentation."""
 
-VIEWS = ("flip", "crops", "scales")  # what an answer can be averaged over: transforms.views
+VIEWS = ("flip", "crops", "scales")
 
 
 def views(images, names):
-    """Yield the batch (B, C, H, W) as it is and once for each view that `names` asks for.
+    """Yield the batch (B, C, H, W) as it is and once for each augmentation in `names`.
 
-    flip: the mirror image; crops: four shifts of 4 % with the edge repeated; scales: enlarged by 8 % and shrunk by 8 % about the centre.
+    flip: the mirror image; crops: four shifts of 4 % with the edge repeated; scales: enlarged and
+    shrunk by 8 % about the centre.
     """
     import torch.nn.functional as F
 
