@@ -16,7 +16,7 @@ methods:
   attribute  mask, gender and age voted separately, then put together
   weighted   as hard, each model's vote weighted by its score
   soft       the highest mean probability, from the npz beside each CSV
-A tie goes to the better model: of the tied classes, the one that the first model in order predicts.
+In a tie, the class that the best of the tied models predicts wins.
 
 examples:
   python ensemble.py vote output/*.csv --top_k 8
@@ -29,7 +29,7 @@ examples:
 COMMANDS = {
     "vote": (
         "vote on one class per photo",
-        "Write the classes that most models predict, and how far each model agrees.",
+        "Write the vote as a submission, and show how far each model agrees with it.",
     ),
     "members": (
         "show what each model adds",
@@ -55,17 +55,17 @@ def parse_args(argv=None) -> argparse.Namespace:
     for name in ("vote", "members"):
         g = commands[name].add_argument_group("models")
         g.add_argument("csv", metavar="CSV", nargs="+", type=Path,
-                       help="submissions, ImageID,ans; earlier votes are left out")
+                       help="submissions (ImageID,ans); earlier votes are ignored")
         g.add_argument("--top_k", metavar="K", type=positive,
-                       help="take the best K only (default: all)")
+                       help="use only the best K (default: all)")
         g.add_argument("--order", choices=("score", "given"), default="score",
-                       help="best first: by score, or as given")
+                       help="rank models by score, or as given")
         g.add_argument("--scores", metavar="FILE", type=Path,
-                       help="leaderboard scores, a csv with the columns name,score or a json of "
-                       "name: score, where a name is that of the CSV file (default: the "
-                       "validation macro-F1 in the json beside each CSV)")
+                       help="leaderboard scores: a CSV with the columns name,score, or a JSON of "
+                       "name: score, where name is the CSV file's (default: validation macro-F1, "
+                       "from the JSON beside each CSV)")
         g = commands[name].add_argument_group("vote")
-        g.add_argument("--method", choices=METHODS, default="hard", help="see below")
+        g.add_argument("--method", choices=METHODS, default="hard", help="voting method, see below")
     for attribute in ("mask", "gender", "age"):
         commands["combine"].add_argument(f"--{attribute}", metavar="CSV", type=Path, required=True,
                                          help=f"the submission to take the {attribute} from")
@@ -74,7 +74,7 @@ def parse_args(argv=None) -> argparse.Namespace:
         commands[name].add_argument("--output", metavar="FILE", type=Path,
                                     help=f"the CSV to write (default: {default})")
     # fmt: on
-    add_labels(commands["members"], "the ground truth, ImageID,ans", required=True)
+    add_labels(commands["members"], "CSV of the ground truth (ImageID,ans)", required=True)
     return parser.parse_args(argv)
 
 
@@ -133,7 +133,7 @@ def vote(args) -> None:
     )
     print(
         f"\n{args.method} vote of {len(members)} on {len(photos):,} photos; "
-        f"a tie goes to the one {by}\n"
+        f"ties go to the model {by}\n"
     )
     print(f"{'':3} {'model':{width}}   score  agrees with the vote")
     for rank, member in enumerate(members.itertuples(), start=1):
