@@ -258,9 +258,10 @@ def begin(t: Training, data: Data, state: State) -> None:
 
 def is_over(t: Training, state: State) -> bool:
     """Whether all epochs are done, or macro-F1 has not improved for --patience epochs."""
-    if not t.args.patience or state.epoch >= t.args.epochs or not state.best:
+    if not t.args.patience or state.epoch >= t.args.epochs or "macro_f1" not in state.best:
         return state.epoch >= t.args.epochs
-    since = state.epoch - max(state.best["epoch"], t.plan.first_epoch)
+    scores = [row["macro_f1"] for row in state.rows[t.plan.first_epoch :]]
+    since = len(scores) - 1 - int(np.argmax(scores))  # a tie is no improvement
     if since >= t.args.patience:
         say(f"stopped early: macro-F1 has not improved for {since} epochs")
     return since >= t.args.patience
