@@ -27,7 +27,7 @@ def combine_folds(path: Path, args, split) -> dict:
     labels = table["label"].to_numpy()
     best = metrics.score(labels, table["ans"].to_numpy())
     offsets, before, after = metrics.cross_fitted_offsets(log_probabilities, labels, fold_of_photo)
-    used = args.offsets == "tuned" or (args.offsets == "auto" and after > before + 0.002)
+    used = args.offsets in ("tuned", "yes") or (args.offsets == "auto" and after > before + 0.002)
     say(
         f"offsets tuned out of fold: macro-F1 {before:.4f} without them, {after:.4f} with those of "
         f"the other folds: {'added to the model files' if used else 'left out'}"

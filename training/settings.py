@@ -113,8 +113,9 @@ FLAGS = {
         ("clip", 1.0, "clip the gradient to this norm; 0: no clipping", {"metavar": "NORM"}),
         ("offsets", "auto", "class offsets for macro-F1, kept in the model file; frequency: from "
             "the class frequencies; tuned: with --folds, also tuned on the out-of-fold "
-            "predictions; auto: tuned if that helps on unseen folds, else frequency",
-            {"choices": ("auto", "frequency", "tuned", "no")}),
+            "predictions (yes is the same); auto: tuned if that helps on unseen folds, else "
+            "frequency",
+            {"choices": ("auto", "frequency", "tuned", "yes", "no")}),
     ],
     "machine": [
         ("devices", None, "GPUs, or processes, on this machine (default: SM_NUM_GPUS, else 1)",
