@@ -7,10 +7,12 @@ import tempfile
 
 
 def prepare_environment() -> None:
-    """Set what PyTorch and its libraries read once, when they are loaded; later this does nothing.
+    """Set what PyTorch, OpenCV and their libraries read once, when they are loaded.
 
     Variables that the user has set stay as they are.
     """
+    # A process forked from one with OpenCV's threads (a loader worker) hangs when it uses OpenCV.
+    os.environ.setdefault("OPENCV_FOR_THREADS_NUM", "1")
     if "torch" in sys.modules:
         return
     try:

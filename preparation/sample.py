@@ -9,7 +9,6 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from PIL import Image
 
@@ -65,7 +64,6 @@ def draw_person(job) -> list[tuple]:
     job: person, folder, size, whether of the eval set.
     """
     person, folder, size, evaluation = job
-    cv2.setNumThreads(1)
     look, rows = look_of(person), []
     number = person.seed[2]
     stems = STEMS[:-2] if not evaluation and number == 5 else STEMS  # somebody lacks two photos

@@ -63,9 +63,7 @@ def augmentation(name: str, seed: int = 0, size: tuple[int, int] = (256, 192)):
     if name == "none":
         return None
     import albumentations as A
-    import cv2
 
-    cv2.setNumThreads(0)  # one photo is too small a job to be divided
     if Path(name).suffix.lower() in FILES:
         return _from_file(Path(name), seed, size)
     if name in POLICIES or re.fullmatch(TIMM, name):
