@@ -81,7 +81,7 @@ def main(args) -> int:
     page = Page(lambda: find_model(args), FaceDetector(args.face_detector))
     if not page.load():
         print(
-            "no model yet: train the small sample model with 'sh train.sh'; the page goes on by itself"
+            "no model yet: train the small sample model with 'sh train.sh'; the page then uses it"
         )
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for each picture is too much
     check_port(args.port)

@@ -1,4 +1,7 @@
-"""The criteria, by name. Each takes log-scores (B, 18) and targets, class indices (B,) or soft targets (B, 18), and gives a scalar."""
+"""Losses by name.
+
+Each takes log-scores (B, 18) and class indices (B,) or soft targets (B, 18), and gives a scalar.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +17,7 @@ def soft_targets(target, classes: int):
 
 
 class CrossEntropy(nn.Module):
-    """Cross-entropy, with label smoothing if asked: Szegedy et al. 2016, https://arxiv.org/abs/1512.00567."""
+    """Cross-entropy with label smoothing: Szegedy et al. 2016, https://arxiv.org/abs/1512.00567."""
 
     def __init__(self, smoothing: float = 0.0):
         super().__init__()
@@ -25,7 +28,10 @@ class CrossEntropy(nn.Module):
 
 
 class Focal(nn.Module):
-    """Focal loss, (1 - p)^gamma times the cross-entropy: Lin et al. 2017, https://arxiv.org/abs/1708.02002."""
+    """Focal loss, (1 - p)^gamma times the cross-entropy.
+
+    Lin et al. 2017, https://arxiv.org/abs/1708.02002.
+    """
 
     def __init__(self, gamma: float = 2.0):
         super().__init__()
@@ -43,9 +49,10 @@ class Focal(nn.Module):
 class SoftF1(nn.Module):
     """1 - macro-F1 with probabilities in place of decisions, over the classes present in the batch.
 
-    At batch 16 a batch holds 8 or 9 of the 18 classes; an absent class has no true positives, its F1 is 0 and its gradient too,
-    so it is left out of the mean. `memory` carries the counts of earlier batches along (decayed by that factor a batch), so that
-    the rare classes keep a say; 0 forgets them. `everywhere` averages over all 18 as the winning team did.
+    A batch of 16 holds 8 or 9 of the 18 classes. An absent class has no true positives: its F1 and
+    its gradient are 0, so it is left out of the mean. `memory` carries the counts of earlier
+    batches along, decayed by that factor per batch, so that rare classes count; 0 forgets them.
+    `everywhere` averages over all 18 classes, as the winning team did.
     On one-hot predictions it equals 1 - f1_score(average="macro") over the classes present.
     """
 
@@ -60,18 +67,18 @@ class SoftF1(nn.Module):
         truth = soft_targets(target, logits.shape[1])
         counts = torch.stack(
             [(probabilities * truth).sum(0), probabilities.sum(0), truth.sum(0)]
-        )  # true positives, answered, present
+        )  # true positives, predicted, present
         if self.memory and self.training:
             counts = counts + self.memory * self.counts
             self.counts = counts.detach()
-        hits, answered, present = counts
+        hits, predicted, present = counts
         if (
             self.everywhere
         ):  # precision and recall each with the epsilon, as the competition's code has it
-            precision, recall = hits / (answered + self.epsilon), hits / (present + self.epsilon)
+            precision, recall = hits / (predicted + self.epsilon), hits / (present + self.epsilon)
             f1 = 2 * precision * recall / (precision + recall + self.epsilon)
             return 1 - f1.clamp(self.epsilon, 1 - self.epsilon).mean()
-        f1 = 2 * hits / (answered + present + self.epsilon)
+        f1 = 2 * hits / (predicted + present + self.epsilon)
         weight = (present > 1e-3).float()
         return 1 - (f1 * weight).sum() / weight.sum()
 
@@ -109,7 +116,7 @@ def create_criterion(name: str, smoothing=0.1, gamma=2.0, f1_share=0.5, memory=0
 
 
 def years_target(age, years: int, sigma: float):
-    """Ages (B,) -> a normal distribution over the years 0..years-1 around each, `sigma` years wide: (B, years)."""
+    """Ages (B,) -> (B, years): around each a normal distribution over the years, `sigma` wide."""
     distance = torch.arange(years, device=age.device) - age[:, None]
     return (-0.5 * (distance / sigma) ** 2).softmax(1)
 

@@ -10,7 +10,7 @@ best.safetensors, last.ckpt.
 
 from training import settings
 
-if __name__ == "__main__":  # before the heavy imports, so that --help answers at once
+if __name__ == "__main__":  # before the slow imports, so that --help is immediate
     ARGS = settings.parse_or_exit()
 
 import logging

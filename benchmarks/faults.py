@@ -3,7 +3,7 @@
     python benchmarks/faults.py                 25 kills
     python benchmarks/faults.py --kills 3       the short form that the tests run
 
-A small model is trained on the drawn sample. Every process is killed (SIGKILL, or SIGTERM every third time) a random time after
+A small model is trained on the sample set. Every process is killed (SIGKILL, or SIGTERM every third time) a random time after
 its start, then started again by the same command with `--resume auto`. After each kill every file under its final name must be
 whole; the seconds of work lost are shown. At the end weights and tables must be equal bit for bit.
 """

@@ -1,4 +1,4 @@
-"""How many wrong labels `prepare.py suspects` finds: labels of the drawn sample are changed, models trained on them, and labels ranked.
+"""How many wrong labels `prepare.py suspects` finds: labels of the sample set are changed, models trained on them, and labels ranked.
 
     python benchmarks/suspects.py --seed 0      320 people, 10 minutes of a core
 

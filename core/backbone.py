@@ -74,7 +74,7 @@ def backbone_config(architecture: str) -> dict:
 
 @cache
 def is_transformer(architecture: str) -> bool:
-    """Whether a backbone is trained as transformers are: attention, layer scale or mostly LayerNorm.
+    """True for a backbone trained as transformers are: attention, layer scale, mostly LayerNorm.
 
     ConvNeXt and the MLP mixers are among them: what diverges under SGD at a CNN's learning rate.
     """

@@ -68,8 +68,9 @@ def fit(pixels, resize: tuple[int, int], crop: tuple[int, int] | None = None) ->
 def load_photo(path, resize: tuple[int, int], crop: tuple[int, int] | None = None) -> np.ndarray:
     """Decode, turn upright, crop and resize (bilinear, anti-aliased) -> (H, W, 3) uint8.
 
-    `path` may be an open stream, a PIL image or an (H, W, 3) uint8 array too. A large JPEG is decoded at the smallest of libjpeg's scales
-    that still holds `resize` pixels in the crop. Raises PhotoError if the photo cannot be read.
+    `path` may be an open stream, a PIL image or an (H, W, 3) uint8 array too. A large JPEG is
+    decoded at the smallest of libjpeg's scales that still holds `resize` pixels in the crop. Raises
+    PhotoError if the photo cannot be read.
     """
     decoded = path if isinstance(path, np.ndarray) else _decode(path, resize, crop)
     return fit(decoded, resize, crop)
@@ -97,8 +98,8 @@ def _decode(path, resize=None, crop=None) -> Image.Image:
                 raise PhotoError(path, error.reason) from None
             if photo.format in JPEG and "truncated" in str(error):
                 with contextlib.suppress(Exception):
-                    if mended := _without_end_marker(path, resize, crop):
-                        return mended
+                    if repaired := _without_end_marker(path, resize, crop):
+                        return repaired
             raise PhotoError(path, _reason(error, "broken: its pixels cannot be decoded")) from None
 
 

@@ -21,7 +21,7 @@ HEADER_LIMIT = 1_000_000  # bytes of safetensors header; ours take some 50 kB
 
 
 def save_model(model: MaskClassifier, path: Path, state: dict | None = None, **metadata) -> None:
-    """Write weights (`state`, or the model's own) and description + `metadata` to one safetensors file, atomically."""
+    """Write weights (`state`, or the model's), description and `metadata` to a safetensors file."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -55,7 +55,7 @@ def set_tuned_offsets(path: Path, offsets) -> None:
 
 
 def read_description(path: Path) -> dict:
-    """The metadata of a model file; UserError with the reason if it is not one of ours, broken or of a newer format."""
+    """The metadata of a model file; UserError if it is not one, broken or of a newer format."""
     path = Path(path)
     try:
         with path.open("rb") as stream:
@@ -117,13 +117,14 @@ def _checked(description, path: Path) -> dict:
     for key, good in rules.items():
         if key not in description or not good(description[key]):
             raise UserError(
-                f"{path}: metadata {key!r} is {str(description.get(key, 'missing'))[:60]}, which this version cannot serve"
+                f"{path}: metadata {key!r} is {str(description.get(key, 'missing'))[:60]}, which "
+                "this version cannot use"
             )
     return description
 
 
 def load_model(path: Path) -> MaskClassifier:
-    """The model in a model file, in eval mode, its description in `.description`; UserError if the file cannot be used."""
+    """The model in a file, in eval mode, with its `.description`; UserError if unusable."""
     from safetensors.torch import load_file
 
     description = read_description(path)

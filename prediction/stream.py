@@ -98,7 +98,7 @@ class LiveSource:
         if not got:
             self.reader.release()
             raise UserError(
-                f"--video: no picture from {hide_password(source)}; is the camera there and not in use?"
+                f"--video: no picture from {hide_password(source)}; is it connected and free?"
             )
         self.start = time.monotonic()
         self.put(frame)

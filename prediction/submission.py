@@ -33,7 +33,7 @@ def few(names) -> str:
 def output_path(path: Path, overwrite: bool) -> Path:
     """`path`, or NAME-2.csv, NAME-3.csv ... where a file of that name must not be overwritten.
 
-    Raises UserError if its folder cannot be written to, so that this is told before the work.
+    Raises UserError if its folder cannot be written to, so that this is reported before the work.
     """
     there = next(folder for folder in path.absolute().parents if folder.exists())
     try:

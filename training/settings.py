@@ -76,9 +76,9 @@ FLAGS = {
             PAIR | {"metavar": ("H", "W")}),
         ("crop", [448, 336], "centre crop in pixels of a 512 x 384 photo; scaled for other sizes",
             PAIR | {"metavar": ("H", "W")}),
-        ("augmentation", "default", "none, winners, mild, default, clahe, autoaugment, randaugment, "
-            "augmix, a policy of timm such as rand-m5-n3, or a file that albumentations.save wrote "
-            "(.yaml, .json)", {"metavar": "NAME|FILE"}),
+        ("augmentation", "default", "none, winners, mild, default, clahe, autoaugment, "
+            "randaugment, augmix, a policy of timm such as rand-m5-n3, or a file that "
+            "albumentations.save wrote (.yaml, .json)", {"metavar": "NAME|FILE"}),
         ("tta", ["flip"], "test-time augmentations, in validation and inference: mirror image, "
             "shifts, scales; --tta alone for none", {"nargs": "*", "choices": VIEWS}),
     ],

@@ -1,4 +1,4 @@
-"""Who is trained on and who is validated on (always whole people), and how often photos are drawn."""
+"""Who is trained on, who is validated on (whole people), how often photos are sampled."""
 
 import warnings
 from pathlib import Path

@@ -22,7 +22,7 @@ def train_mode(model) -> None:
 
 
 class Blend(NamedTuple):
-    """How the photos of a batch are mixed: `share` of each, the rest of its partner in the batch."""
+    """How a batch is mixed: `share` of each photo, the rest of its partner in the batch."""
 
     partner: torch.Tensor  # (B,) positions
     share: float
