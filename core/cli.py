@@ -1,6 +1,7 @@
 """What every command shares: parser, help, errors in one line. Standard library only."""
 
 import argparse
+import functools
 import os
 import re
 import sys
@@ -20,8 +21,9 @@ CLOUD = re.compile(r"(s3|s3a|gs|hdfs|abfss?|wasbs?)://", re.IGNORECASE)
 class ArgumentParser(argparse.ArgumentParser):
     """Reports a wrong command in one line, as the rest of the toolkit does.
 
-    Wrong are, too, a flag that is given twice where only the last would count, an address in cloud
-    storage where a path is meant, and a Python without `packages`.
+    Wrong are, too, a flag of several values that is given twice, an address in cloud storage where
+    a path is meant, and a Python without `packages`. Of a flag of one value the last counts, so
+    that scripts can be called with other values, and a warning says so.
     """
 
     def __init__(self, *args, packages=("numpy", "pandas"), **more):
@@ -44,9 +46,10 @@ class ArgumentParser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def check_words(self, words: list[str], is_command: bool) -> None:
-        given = set()
-        for word in takewhile("--".__ne__, words):
-            flag, _, value = word.partition("=")
+        given = {}
+        words = list(takewhile("--".__ne__, words))
+        for number, word in enumerate(words):
+            flag, equals, value = word.partition("=")
             if CLOUD.match(word) or CLOUD.match(value):
                 self.error(
                     f"{word}: not a path on this machine; copy it here first "
@@ -55,9 +58,20 @@ class ArgumentParser(argparse.ArgumentParser):
             action = self._option_string_actions.get(flag)
             if action is None or action.nargs == 0 or isinstance(action, ADDS_UP):
                 continue
-            if flag in given and is_command:
+            value = value if equals else "".join(words[number + 1 : number + 2])
+            before = given.setdefault(flag, value)
+            given[flag] = value
+            if before == value or not is_command:
+                continue
+            if action.nargs not in (None, "?"):
                 self.error(f"{flag} is given twice, and only one of the two could count")
-            given.add(flag)
+            warn_once(f"warning: {flag} is given twice: {value} counts, {before} does not")
+
+
+@functools.cache
+def warn_once(line: str) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        print(line, file=sys.stderr)
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

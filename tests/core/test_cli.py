@@ -247,8 +247,7 @@ def test_a_python_without_the_packages_is_told_in_one_line(command):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--one", "1", "--one", "2"], "--one is given twice"),
-        (["--one=1", "--one=2"], "--one is given twice"),
+        (["--two", "1", "2", "--two", "3", "4"], "--two is given twice"),
         (["--some", "1", "--one", "2", "--some", "3"], None),
         (["--one", "s3://bucket/model"], "not a path on this machine"),
         (["--one=S3://bucket"], "not a path on this machine"),
@@ -258,6 +257,7 @@ def test_a_python_without_the_packages_is_told_in_one_line(command):
 def test_nothing_given_on_a_command_line_is_ignored(words, said, monkeypatch, capsys):
     parser = cli.ArgumentParser(prog="x.py")
     parser.add_argument("--one")
+    parser.add_argument("--two", nargs=2)
     parser.add_argument("--some", action="extend", nargs="+")
     parser.add_argument("rest", nargs="*")
     monkeypatch.setattr(sys, "argv", ["x.py", *words])
@@ -268,6 +268,17 @@ def test_nothing_given_on_a_command_line_is_ignored(words, said, monkeypatch, ca
         parser.parse_args()
     err = capsys.readouterr().err
     assert stop.value.code == 2 and said in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", (["--one", "1", "--one", "2"], ["--one=1", "--one=2"]))
+def test_of_a_value_given_twice_the_last_counts_and_that_is_said(words, monkeypatch, capsys):
+    cli.warn_once.cache_clear()
+    parser = cli.ArgumentParser(prog="x.py")
+    parser.add_argument("--one")
+    monkeypatch.setattr(sys, "argv", ["x.py", *words])
+    assert parser.parse_args().one == "2"
+    said = "warning: --one is given twice: 2 counts, 1 does not\n"
+    assert capsys.readouterr().err == said
 
 
 def test_an_address_in_a_variable_is_no_folder(monkeypatch):
