@@ -230,6 +230,9 @@ def combine(args) -> None:
     soft = all(path.with_suffix(".npz").is_file() for path in sources.values())
     values, shares = [], []
     for axis, (name, path) in enumerate(sources.items()):
+        learnt = submission.read_sidecar(path).get("attribute")
+        if learnt not in (None, name):
+            raise UserError(f"--{name} {path}: predicts the {learnt} alone")
         if soft:
             ids, probabilities = submission.read_probabilities(path.with_suffix(".npz"))
             rows = probabilities[submission.align(path.with_suffix(".npz"), ids, photos)]

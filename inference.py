@@ -182,6 +182,11 @@ def build_predictor(args, files: list[Path]):
                 f"--model {args.model}: {file} holds {description.get('architecture')}; "
                 "leave --model out or name that"
             )
+    if predictor.attribute:
+        say(
+            f"warning: trained on the {predictor.attribute} alone, the rest of what it predicts "
+            "means nothing; join submissions with ensemble.py combine"
+        )
     return predictor
 
 

@@ -8,12 +8,20 @@ import torch.nn.functional as F
 from torch import nn
 
 from core.errors import UserError
-from core.labels import CLASSES
+from core.labels import ATTRIBUTES, CLASSES
 
 
 def soft_targets(target, classes: int):
     """Class indices (B,) or soft targets (B, C) -> soft targets (B, C) in float32."""
     return F.one_hot(target, classes).float() if target.ndim == 1 else target.float()
+
+
+def scores_of(scores, attribute: str | None):
+    """Log-scores (B, 18) -> those of the mask (B, 3), gender (B, 2) or age (B, 3); None: as is."""
+    if attribute is None:
+        return scores
+    others = [1 + axis for axis, name in enumerate(ATTRIBUTES) if name != attribute]
+    return scores.unflatten(1, [len(names) for names in ATTRIBUTES.values()]).logsumexp(others)
 
 
 class CrossEntropy(nn.Module):
@@ -56,11 +64,17 @@ class SoftF1(nn.Module):
     On one-hot predictions it equals 1 - f1_score(average="macro") over the classes present.
     """
 
-    def __init__(self, memory: float = 0.0, everywhere: bool = False, epsilon: float = 1e-7):
+    def __init__(
+        self,
+        memory: float = 0.0,
+        everywhere: bool = False,
+        epsilon: float = 1e-7,
+        classes: int = CLASSES,
+    ):
         super().__init__()
         self.memory, self.everywhere, self.epsilon = memory, everywhere, epsilon
         # In the state (and so in a checkpoint) only where batches are carried along.
-        self.register_buffer("counts", torch.zeros(3, CLASSES), persistent=memory > 0)
+        self.register_buffer("counts", torch.zeros(3, classes), persistent=memory > 0)
 
     def forward(self, logits, target):
         probabilities = logits.float().softmax(1)
@@ -86,9 +100,16 @@ class SoftF1(nn.Module):
 class CrossEntropyF1(nn.Module):
     """`share` of soft F1 and the rest cross-entropy."""
 
-    def __init__(self, share: float = 0.5, smoothing: float = 0.0, memory: float = 0.0):
+    def __init__(
+        self,
+        share: float = 0.5,
+        smoothing: float = 0.0,
+        memory: float = 0.0,
+        classes: int = CLASSES,
+    ):
         super().__init__()
-        self.share, self.cross_entropy, self.f1 = share, CrossEntropy(smoothing), SoftF1(memory)
+        self.share, self.cross_entropy = share, CrossEntropy(smoothing)
+        self.f1 = SoftF1(memory, classes=classes)
 
     def forward(self, logits, target):
         return self.share * self.f1(logits, target) + (1 - self.share) * self.cross_entropy(
@@ -100,19 +121,22 @@ CRITERIA = {
     "cross_entropy": lambda o: CrossEntropy(),
     "label_smoothing": lambda o: CrossEntropy(o["smoothing"]),
     "focal": lambda o: Focal(o["gamma"]),
-    "f1": lambda o: SoftF1(o["memory"]),
+    "f1": lambda o: SoftF1(o["memory"], classes=o["classes"]),
     "f1_winners": lambda o: SoftF1(everywhere=True),
-    "cross_entropy_f1": lambda o: CrossEntropyF1(o["f1_share"], o["smoothing"], o["memory"]),
+    "cross_entropy_f1": lambda o: CrossEntropyF1(
+        o["f1_share"], o["smoothing"], o["memory"], o["classes"]
+    ),
 }
 
 
-def create_criterion(name: str, smoothing=0.1, gamma=2.0, f1_share=0.5, memory=0.0) -> nn.Module:
-    """The criterion called `name`; UserError if there is none."""
+def create_criterion(
+    name: str, smoothing=0.1, gamma=2.0, f1_share=0.5, memory=0.0, classes=CLASSES
+) -> nn.Module:
+    """The criterion called `name`, for `classes` classes; UserError if there is none."""
     if name not in CRITERIA:
         raise UserError(f"--criterion: there is no loss {name!r}; known are {', '.join(CRITERIA)}")
-    return CRITERIA[name](
-        {"smoothing": smoothing, "gamma": gamma, "f1_share": f1_share, "memory": memory}
-    )
+    options = {"smoothing": smoothing, "gamma": gamma, "f1_share": f1_share, "memory": memory}
+    return CRITERIA[name](options | {"classes": classes})
 
 
 def years_target(age, years: int, sigma: float):

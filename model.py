@@ -35,6 +35,13 @@ class FactoredHead(nn.Module):
     def forward(self, features):
         return self.join(self.mask(features), self.gender(features), self.age(features))
 
+    def learn_only(self, attribute: str) -> None:
+        """Give the other attributes no say: their logits are 0 and stay 0."""
+        for name, layer in self.named_children():
+            if name != attribute:
+                for parameter in layer.parameters():
+                    nn.init.zeros_(parameter).requires_grad_(False)
+
     @staticmethod
     def join(mask, gender, age):
         """(B, 3), (B, 2), (B, 3) log-scores -> (B, 18) in the order of the labels."""

@@ -30,6 +30,7 @@ from core.cli import run
 from core.errors import UserError
 from core.files import write_json
 from core.folders import folder, is_drawn
+from core.labels import ATTRIBUTES, CLASSES
 from core.processes import on_rank_zero
 from core.progress import progress, say
 from loss import create_criterion
@@ -87,8 +88,9 @@ def set_up(args, data: Data, fold: int, path: Path, fabric, stop, recorded: dict
     cache = caches(data, args, plan)
     photos = TrainingPhotos(train_frame, args, plan, fabric, workers, cache)
     validation = Validation(val_frame, args, plan, fabric, workers, cache)
+    classes = len(ATTRIBUTES[args.attribute]) if args.attribute else CLASSES
     criterion = create_criterion(
-        args.criterion, args.smoothing, args.gamma, args.f1_share, args.f1_memory
+        args.criterion, args.smoothing, args.gamma, args.f1_share, args.f1_memory, classes
     )
     criterion = criterion.to(fabric.device).train()
     optimizer = build_optimizer(model, args, fused=plan.precision != "fp16")
@@ -311,12 +313,13 @@ def main(args) -> int:
     if stop.signal:
         stop.leave(path)
     if "macro_f1" in best:
-        if args.report == "yes" and fabric.is_global_zero:
+        if args.report == "yes" and not args.attribute and fabric.is_global_zero:
             from reporting.run import run_page
 
             say(f"report: {run_page(path)}")
         score, accuracy = best["macro_f1"], best["accuracy"]
-        say(f"\nvalidation macro-F1 {score:.4f} ({where}), accuracy {accuracy:.4f}")
+        of = f" of {args.attribute}" if args.attribute else ""
+        say(f"\nvalidation macro-F1{of} {score:.4f} ({where}), accuracy {accuracy:.4f}")
     say(f"run folder: {path}\nnext: sh inference.sh --name {name}")
     return 0
 

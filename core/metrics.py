@@ -37,9 +37,16 @@ def macro_f1(labels, ans) -> float:
     return float(np.nanmean(_f1(_counts(_tally(labels, ans, CLASSES)))))
 
 
-def score(labels, ans) -> dict[str, float]:
-    """macro_f1, accuracy, and the accuracies of mask, gender and age; all in 0..1."""
+def score(labels, ans, attribute: str | None = None) -> dict[str, float]:
+    """macro_f1, accuracy, and the accuracies of mask, gender and age; all in 0..1.
+
+    With `attribute` the macro_f1 and the accuracy of that one alone.
+    """
     labels, ans = _classes(labels), _classes(ans, like=labels)
+    if attribute:
+        axis = list(ATTRIBUTES).index(attribute)
+        labels, ans = decode(labels)[axis], decode(ans)[axis]
+        return {"macro_f1": macro_f1(labels, ans), "accuracy": float(np.mean(labels == ans))}
     scores = {"macro_f1": macro_f1(labels, ans), "accuracy": float(np.mean(labels == ans))}
     for attribute, label, predicted in zip(ATTRIBUTES, decode(labels), decode(ans), strict=True):
         scores[attribute] = float(np.mean(label == predicted))

@@ -13,6 +13,7 @@ from core.files import atomic
 from prediction.model_file import load_model
 from prediction.onnx_file import open_session
 from prediction.predict import views_of
+from prediction.predictor import common_attribute
 from prediction.quantise import quantise
 from prediction.tta import views as views_of_batch
 
@@ -38,7 +39,7 @@ def joined(files: list[Path], tta=None, offsets=True):
     """
     models = [load_model(path) for path in files]
     descriptions = [model.description for model in models]
-    first = descriptions[0]
+    first, attribute = descriptions[0], common_attribute(descriptions)
     for path, model, description in zip(files, models, descriptions, strict=True):
         if any(description[key] != first[key] for key in ("resize", "crop")):
             raise UserError(
@@ -67,6 +68,7 @@ def joined(files: list[Path], tta=None, offsets=True):
         "architecture": "+".join(dict.fromkeys(each["architecture"] for each in descriptions)),
         "macro_f1": first["macro_f1"] if len(models) == 1 else None,
         "tta": views_of(first, tta),
+        **({"attribute": attribute} if attribute else {}),
     }
     return Average().eval().requires_grad_(False), description
 

@@ -44,6 +44,12 @@ def choose(args) -> pd.DataFrame:
     is_vote = pd.Series([sidecar.get("kind") == "vote" for sidecar in sidecars])
     note("earlier votes, left out", members["name"][is_vote])
     members = members[~is_vote]
+    for path, sidecar in zip(paths, sidecars, strict=True):
+        if sidecar.get("attribute"):
+            raise UserError(
+                f"{path}: predicts the {sidecar['attribute']} alone; join it with others by "
+                "ensemble.py combine, then vote"
+            )
     if members.empty:
         raise UserError("nothing to vote on: every CSV given is itself a vote")
     if args.scores:

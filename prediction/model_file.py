@@ -10,7 +10,7 @@ import torch
 
 from core.errors import UserError
 from core.files import atomic
-from core.labels import CLASS_NAMES, CLASSES
+from core.labels import ATTRIBUTES, CLASS_NAMES, CLASSES
 from model import HEADS, MaskClassifier
 from prediction.tta import VIEWS
 
@@ -112,6 +112,8 @@ def _checked(description, path: Path) -> dict:
         rules["drop"] = lambda v: isinstance(v, (int, float)) and 0 <= v < 1
     if "tuned_offsets" in description:
         rules["tuned_offsets"] = lambda v: numbers(v, CLASSES)
+    if "attribute" in description:
+        rules["attribute"] = lambda v: v in tuple(ATTRIBUTES)
     if "tta" in description:
         rules["tta"] = lambda v: isinstance(v, list) and set(v) <= set(VIEWS)
     for key, good in rules.items():

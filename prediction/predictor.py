@@ -82,6 +82,7 @@ class Predictor:
 
                 self.loaded[file] = OnnxModel(file, self.options, device)
                 self.descriptions[file] = self.loaded[file].description
+        self.attribute = common_attribute(self.descriptions.values())
 
     @property
     def synthetic(self) -> bool:
@@ -96,6 +97,7 @@ class Predictor:
             "macro_f1": known[0].get("macro_f1") if len(known) == 1 else None,
             "model": "+".join(dict.fromkeys(names)),
             "files": [str(file) for file in self.files],
+            **({"attribute": self.attribute} if self.attribute else {}),
             "tta": [each.get("tta", []) if tta is None else tta for each in known],
         }
 
@@ -144,6 +146,21 @@ class Predictor:
         if len(self.files) == 1 or count < FEW:
             self.loaded[file] = model
         return model
+
+
+def common_attribute(descriptions) -> str | None:
+    """The one attribute that the models were trained on; None: all three.
+
+    UserError for models of different attributes.
+    """
+    found = {description.get("attribute") for description in descriptions}
+    if len(found) > 1:
+        each = " and ".join(sorted(attribute or "all three" for attribute in found))
+        raise UserError(
+            f"models of {each} cannot be averaged; predict with each alone, then join the "
+            "submissions with ensemble.py combine"
+        )
+    return found.pop()
 
 
 def check_types(photos) -> None:

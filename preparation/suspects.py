@@ -74,7 +74,8 @@ def rank(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
     for field, (step, count) in CODES.items():
         of, share = _shares(table, field)
         labels = of["label"].to_numpy() // step % count
-        if len(np.unique(labels)) < 2:
+        constant = np.ptp(share, axis=0).max() < 2e-5  # of runs with another --attribute
+        if len(np.unique(labels)) < 2 or constant:
             continue  # nothing can be mistaken for another class
         judge = _judge_ages if field == "age" else _judge_classes
         judged, expected[field] = judge(of, share, labels)

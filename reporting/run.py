@@ -58,6 +58,11 @@ def run_page(path: Path, output: Path | None = None, photos: int = 24) -> Path:
     photos: how many mistakes to show. UserError if nobody was held out.
     """
     run = read_run(path)
+    if attribute := run.settings.get("attribute"):
+        raise UserError(
+            f"{path}: was trained on the {attribute} alone, and the page is on all three; its "
+            "scores are in metrics.csv"
+        )
     class_f1 = metrics.per_class_f1(run.labels, run.ans)
     low, high = metrics.bootstrap(run.labels, run.ans, run.photos["person"])
     confidence, right = run.photos["confidence"].to_numpy(), run.photos["right"].to_numpy()

@@ -4,6 +4,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from core.errors import UserError
+from core.labels import ATTRIBUTES
 
 
 def epoch_line(row: dict, epochs: int, seconds: float) -> str:
@@ -11,7 +12,7 @@ def epoch_line(row: dict, epochs: int, seconds: float) -> str:
     text = f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}  loss {row['loss']:.3f}"
     if "macro_f1" in row:
         text += f"  macro-F1 {row['macro_f1']:.4f}  accuracy {row['accuracy']:.3f}  "
-        text += "  ".join(f"{name} {row[name]:.3f}" for name in ("mask", "gender", "age"))
+        text += "  ".join(f"{name} {row[name]:.3f}" for name in ATTRIBUTES if name in row)
     if row.get("fp16_overflows"):
         text += f"  {row['fp16_overflows']} fp16 overflows"
     text += f"  lr {row['lr']:.1e}  {row['images_per_s']:.0f} img/s"
@@ -39,7 +40,7 @@ def log_epoch(logger, row: dict, frame, log_probabilities) -> None:
     """A row of metrics.csv and, where something was validated, its pictures."""
     numbers = {key: float(value) for key, value in row.items() if key != "epoch"}
     logger.log_metrics(numbers, step=row["epoch"])
-    if len(frame):
+    if "mask" in row:  # all attributes were validated
         log_pictures(logger, frame, log_probabilities, row["epoch"])
 
 

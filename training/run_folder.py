@@ -136,7 +136,8 @@ def digest(frame: pd.DataFrame) -> dict:
 def recorded_choices(path: Path, args) -> dict:
     """The choices of the run in `path`; UserError naming a flag that would make it another run."""
     config = read_json(path / "config.json")
-    for key, value in config["settings"].items():
+    added = {"attribute": None}  # flags that a run of the version before cannot have recorded
+    for key, value in (added | config["settings"]).items():
         now = vars(args).get(key)
         if key in FREE or key not in vars(args) or now == value:
             continue

@@ -91,6 +91,8 @@ FLAGS = {
         ("head", "years", "joint: 18 logits; factored: mask + gender + age logits; years: "
             "factored, with age as a distribution over years",
             {"choices": ("joint", "factored", "years")}),
+        ("attribute", None, "train on the mask, the gender or the age alone, for ensemble.py "
+            "combine to join with others", {"choices": ("mask", "gender", "age")}),
         ("freeze", None, "freeze the first N of timm's coarse layer groups "
             "(default: 2 with pretrained weights, else 0)", {"type": int, "metavar": "N"}),
         ("drop", 0.3, "dropout probability before the head", {}),
@@ -347,6 +349,8 @@ def check(args) -> None:
         raise UserError(f"{flag}: needs people to validate on; give --val_ratio or --folds")
     if args.fold is not None and not (args.folds and 0 <= args.fold < args.folds):
         raise UserError(f"--fold {args.fold}: give --folds K too, and a fold from 0 to K-1")
+    if args.attribute and args.head == "joint":
+        raise UserError(f"--attribute {args.attribute}: needs --head years or factored")
     if args.std and min(args.std) <= 0:
         raise UserError("--std: give numbers above 0")
 

@@ -16,7 +16,7 @@ from timm.utils import random_seed
 import dataset
 from core import device, metrics
 from core.backbone import backbone_config
-from core.labels import OFFICIAL_BANDS, encode
+from core.labels import ATTRIBUTES, OFFICIAL_BANDS, encode
 from core.processes import cores, on_rank_zero
 from core.progress import say
 from model import MaskClassifier, load_pretrained
@@ -127,7 +127,10 @@ def build_model(args, choices: dict, drawn: bool = False) -> MaskClassifier:
         tta=args.tta,
         drawn=drawn,
         macro_f1=None,
+        **({"attribute": args.attribute} if args.attribute else {}),
     )
+    if args.attribute:
+        model.head.learn_only(args.attribute)
     weights = load_pretrained(model, args.pretrained, args.pretrained_partial == "yes")
     matcher = model.backbone.group_matcher(coarse=True) if choices["freeze"] else None
     groups = timm.models.group_parameters(model.backbone, matcher) if matcher else {}
@@ -150,6 +153,10 @@ def set_frequency_offsets(model: MaskClassifier, train_frame, args) -> None:
     learned = encode(train_frame["mask"], train_frame["gender"], train_frame["age"], bands)
     weights = sampling_weights(train_frame["label"].to_numpy(), args.sampling)
     offsets = metrics.frequency_offsets(learned, weights)
+    if args.attribute:  # a sum over the attributes, each with a mean of 0
+        cube = offsets.reshape(3, 2, 3)
+        others = tuple(axis for axis, name in enumerate(ATTRIBUTES) if name != args.attribute)
+        offsets = (cube.mean(axis=others, keepdims=True) + 0 * cube).ravel()
     model.offsets.copy_(torch.from_numpy(offsets))
     values = by_attribute(offsets, np.mean, "+.2f")
     say(f"offsets for macro-F1, from the class frequencies: {values}")

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import torch
 
-from core.labels import CLASSES
-from loss import soft_targets, years_loss
+from core.labels import ATTRIBUTES, decode
+from loss import scores_of, soft_targets, years_loss
 from training import augmentation
 
 
@@ -54,13 +54,17 @@ def mix(images, masks, args, generator):
 def total_loss(output, labels, ages, top_age, blend, criterion, args):
     """The criterion and the years head's own term, on labels (B,) and ages (B,).
 
+    With --attribute the criterion sees that attribute alone, the years head's term only age.
     `output` is what the model returns with `return_years=True`; `blend` is None for plain photos;
     `top_age` is the highest age of the training people (`loss.years_loss`).
     """
     scores, years = output
-    target = labels if blend is None else blend(soft_targets(labels, CLASSES))
+    if args.attribute:
+        scores = scores_of(scores, args.attribute)
+        labels = decode(labels)[list(ATTRIBUTES).index(args.attribute)]
+    target = labels if blend is None else blend(soft_targets(labels, scores.shape[1]))
     loss = criterion(scores, target)
-    if years is not None:
+    if years is not None and args.attribute in (None, "age"):
         term = years_loss(years, ages, args.years_sigma, top_age)
         if blend is not None:
             of_partners = years_loss(years, ages[blend.partner], args.years_sigma, top_age)

@@ -44,5 +44,5 @@ class Validation:
                 f"--valid_batch_size {self.args.valid_batch_size} does not fit in memory; lower "
                 "it. The epoch is saved: go on with --resume"
             ) from None
-        labels = self.frame["label"].to_numpy()
-        return metrics.score(labels, log_probabilities.argmax(axis=1)), log_probabilities
+        labels, ans = self.frame["label"].to_numpy(), log_probabilities.argmax(axis=1)
+        return metrics.score(labels, ans, self.args.attribute), log_probabilities
