@@ -8,6 +8,7 @@ core/corrections.py, splits and sampling made in training/split.py.
 
 import mmap
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -273,5 +274,8 @@ def check_photos(paths, progress=iter) -> list[PhotoError]:
 
     `progress` wraps the iterator of results (a progress bar).
     """
-    with ThreadPoolExecutor(cores()) as pool:
-        return [error for error in progress(pool.map(check_photo, paths)) if error]
+    paths = list(paths)
+    parts = (paths[start : start + 1000] for start in range(0, len(paths), 1000))
+    with ThreadPoolExecutor(cores()) as pool:  # its map makes a job of each item before the first
+        results = chain.from_iterable(pool.map(check_photo, part) for part in parts)
+        return [error for error in progress(results) if error]

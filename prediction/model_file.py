@@ -2,7 +2,6 @@
 
 import json
 import math
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +14,7 @@ from model import HEADS, MaskClassifier
 from prediction.tta import VIEWS
 
 FORMAT_VERSION = 1
-
-
-HEADER_LIMIT = 1_000_000  # bytes of safetensors header; ours take some 50 kB
+LARGEST_SIDE = 4096  # pixels of a model's input
 
 
 def save_model(model: MaskClassifier, path: Path, state: dict | None = None, **metadata) -> None:
@@ -56,77 +53,68 @@ def set_tuned_offsets(path: Path, offsets) -> None:
 
 def read_description(path: Path) -> dict:
     """The metadata of a model file; UserError if it is not one, broken or of a newer format."""
+    from safetensors import SafetensorError, safe_open
+
     path = Path(path)
     try:
-        with path.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            if not 2 <= length <= HEADER_LIMIT:
-                raise UserError(f"{path}: not a model file (a header of {length} bytes)")
-            header = json.loads(stream.read(length))
-            description = json.loads(header["__metadata__"]["mask_classifier"])
+        with safe_open(path, framework="numpy") as file:
+            description = json.loads(file.metadata()["mask_classifier"])
     except FileNotFoundError:
         raise UserError(f"{path}: does not exist") from None
-    except (OSError, struct.error, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"{path}: not a model file of this toolkit (or only part of one)") from None
     return _checked(description, path)
 
 
+def _numbers(value, count: int) -> bool:
+    """Whether `value` is a list of `count` finite numbers."""
+    return (
+        isinstance(value, list)
+        and len(value) == count
+        and all(isinstance(v, int | float) and math.isfinite(v) for v in value)
+    )
+
+
+def _pair(value) -> bool:
+    """Whether `value` is a list of two whole numbers from 1 to LARGEST_SIDE."""
+    return _numbers(value, 2) and all(type(v) is int and 0 < v <= LARGEST_SIDE for v in value)
+
+
+RULES = {
+    "format_version": lambda v: v == FORMAT_VERSION,
+    "class_names": lambda v: v == list(CLASS_NAMES),
+    "architecture": lambda v: isinstance(v, str),
+    "head": lambda v: v in tuple(HEADS),
+    "resize": _pair,
+    "crop": lambda v: v is None or _pair(v),
+    "mean": lambda v: _numbers(v, 3),
+    "std": lambda v: _numbers(v, 3) and min(v) > 0,
+    "bands": lambda v: _pair(v) and v[0] < v[1],
+    "model_kwargs": lambda v: isinstance(v, dict),
+    "macro_f1": lambda v: v is None or isinstance(v, int | float),
+    "drawn": lambda v: isinstance(v, bool),
+}
+OPTIONAL = {
+    "drop": lambda v: isinstance(v, int | float) and 0 <= v < 1,
+    "tuned_offsets": lambda v: _numbers(v, CLASSES),
+    "attribute": lambda v: v in tuple(ATTRIBUTES),
+    "tta": lambda v: isinstance(v, list) and set(v) <= set(VIEWS),
+}
+
+
 def _checked(description, path: Path) -> dict:
-    def pair(value):
-        return (
-            isinstance(value, list)
-            and len(value) == 2
-            and all(type(v) is int and 0 < v <= 4096 for v in value)
-        )
-
-    def numbers(value, count):
-        return (
-            isinstance(value, list)
-            and len(value) == count
-            and all(isinstance(v, (int, float)) and math.isfinite(v) for v in value)
-        )
-
-    def triple(value):
-        return numbers(value, 3)
-
-    def increasing(value):
-        return pair(value) and value[0] < value[1]
-
-    rules = {
-        "format_version": lambda v: v == FORMAT_VERSION,
-        "class_names": lambda v: v == list(CLASS_NAMES),
-        "architecture": lambda v: isinstance(v, str),
-        "head": lambda v: v in tuple(HEADS),
-        "resize": pair,
-        "crop": lambda v: v is None or pair(v),
-        "mean": triple,
-        "std": lambda v: triple(v) and min(v) > 0,
-        "bands": increasing,
-        "model_kwargs": lambda v: isinstance(v, dict),
-        "macro_f1": lambda v: v is None or isinstance(v, (int, float)),
-        "drawn": lambda v: isinstance(v, bool),
-    }
     if not isinstance(description, dict):
         raise UserError(f"{path}: its metadata is not a table of settings")
-    if "drop" in description:
-        rules["drop"] = lambda v: isinstance(v, (int, float)) and 0 <= v < 1
-    if "tuned_offsets" in description:
-        rules["tuned_offsets"] = lambda v: numbers(v, CLASSES)
-    if "attribute" in description:
-        rules["attribute"] = lambda v: v in tuple(ATTRIBUTES)
-    if "tta" in description:
-        rules["tta"] = lambda v: isinstance(v, list) and set(v) <= set(VIEWS)
-    for key, good in rules.items():
-        if key not in description or not good(description[key]):
-            raise UserError(
-                f"{path}: metadata {key!r} is {str(description.get(key, 'missing'))[:60]}, which "
-                "this version cannot use"
-            )
+    optional = {key: rule for key, rule in OPTIONAL.items() if key in description}
+    for key, is_good in (RULES | optional).items():
+        if key not in description or not is_good(description[key]):
+            value = str(description.get(key, "missing"))[:60]
+            raise UserError(f"{path}: metadata {key!r} is {value}, which this version cannot use")
     return description
 
 
 def load_model(path: Path) -> MaskClassifier:
-    """The model in a file, in eval mode, with its `.description`; UserError if unusable."""
+    """The model in a model file, in eval mode, with `.description`; UserError if it cannot be."""
     from safetensors.torch import load_file
 
     description = read_description(path)

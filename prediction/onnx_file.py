@@ -7,9 +7,9 @@ import numpy as np
 
 from core.errors import UserError
 from core.processes import cores
-from core.progress import progress
+from core.progress import say
 from prediction.memory_limit import Halving
-from prediction.photos import PhotoReader
+from prediction.photos import PhotoReader, blocks
 
 
 class OnnxModel:
@@ -27,23 +27,30 @@ class OnnxModel:
     def run(self, pixels: np.ndarray) -> np.ndarray:
         return self.session.run(None, {"photos": pixels})[0]
 
-    def probabilities(self, photos, mark_errors: bool, verbose: bool) -> np.ndarray:
-        """(N, 18); see Predictor.probabilities."""
+    def measured(self) -> dict:
+        return {}
+
+    def blocks(self, photos, mark_errors: bool, first: int, bar):
+        """Yield (n, 18) of the next n photos from the row `first` on."""
         size, description = self.options.batch_size, self.description
         reader = PhotoReader(
             photos, description["resize"], description["crop"], mark_errors, cores()
         )
-        batches = reader.batches(size)
-        if verbose:
-            batches = progress(batches, -(-len(photos) // size), self.path.stem, "batch")
-        done = []
-        for pixels, rows in batches:
-            probabilities = self.forward(pixels)
-            if not np.isfinite(probabilities).all():
-                raise UserError(f"{self.path}: its predictions are not numbers; export it again")
-            probabilities[rows < 0] = np.nan
-            done.append(probabilities)
-        return np.concatenate(done)
+        for start, end in blocks(first - first % size, len(photos), size):
+            done = []
+            for pixels, rows in reader.batches(size, start, end):
+                probabilities = self.forward(pixels)
+                if not np.isfinite(probabilities).all():
+                    raise UserError(
+                        f"{self.path}: its predictions are not numbers; export it again"
+                    )
+                probabilities[rows < 0] = np.nan
+                done.append(probabilities)
+                bar.update(len(rows))
+            yield np.concatenate(done)[max(0, first - start) :]
+
+    def say_what_was_done(self, speed: float) -> None:
+        say(f"{self.path}: {self.description['architecture']}; {speed:.0f} photos/s by onnxruntime")
 
 
 def refuse_what_is_fixed(path: Path, options) -> None:

@@ -1,14 +1,15 @@
 """Everybody in a picture: where each face is, and the probabilities of its classes."""
 
+import functools
+from pathlib import Path
+
 import numpy as np
 
-from core.faces import MARGIN, WINNERS_CROP, FaceDetector, best_face, portrait
+from core.faces import CROP_MARGIN, MARGIN, WINNERS_CROP, FaceDetector, best_face, portrait
 from core.photo import crop_box, read_photo
 
 SMALLEST = 40  # pixels of height; of smaller faces there is too little to see
-IN_VIEW = (
-    0.75  # share of a face that must be in the picture; of less, the decision would be a guess
-)
+IN_VIEW = 0.75  # share of a face that must be in the picture; less would be a guess
 FILLS = 0.3  # share of the photo's height from which a lone face makes the photo a portrait
 
 
@@ -64,6 +65,24 @@ class PeopleReader:
         faces = self.detector(picture)
         shown = in_view(faces, *picture.shape[1::-1]) >= IN_VIEW
         return faces[shown & ((faces[:, 3] >= SMALLEST) | is_portrait(faces, picture))]
+
+
+class FaceCrops:
+    """A sequence of photos, each cropped to its best face when it is asked for."""
+
+    def __init__(self, paths, detector: Path | None):
+        FaceDetector(detector)  # UserError if it is none, before any work
+        self.paths, self.detector = paths, detector
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return self.reader.look_closer(self.paths[row])[1][0]
+
+    @functools.cached_property
+    def reader(self) -> PeopleReader:  # in each loader worker its own
+        return PeopleReader(None, FaceDetector(self.detector), CROP_MARGIN)
 
 
 def is_portrait(faces: np.ndarray, picture: np.ndarray) -> bool:

@@ -25,14 +25,22 @@ def views_of(description: dict, wish=None) -> list[str]:
 
 @torch.inference_mode()
 def predict(
-    model, loader, size: int, fabric, channels_last: bool, views=(), precision=None, ways: int = 1
+    model,
+    loader,
+    size: int,
+    fabric,
+    channels_last: bool,
+    views=(),
+    precision=None,
+    ways: int = 1,
+    first: int = 0,
 ):
     """Log-probabilities (size, 18) float32 of all photos that `loader` serves as (pixels, row).
 
     They are averaged over the test-time augmentations `views`. `precision` is fp32, bf16 or fp16,
     where not given that of `fabric`; `ways` batches are computed concurrently
-    (processes.at_a_time). A row below 0 marks a photo that could not be read: its prediction is
-    nan. Where fp16 overflows, all is predicted again in fp32; what is no number there is inf.
+    (processes.at_a_time). Rows start at `first`; -1 - row marks a photo that could not be read: its
+    prediction is nan. Where fp16 overflows, all is predicted again in fp32; what is no number there is inf.
     Batches that do not fit in memory are halved. Rows are put where they belong and gathered over
     all ranks, so a photo counts once however the work is shared.
     """
@@ -60,7 +68,7 @@ def predict(
         mean = fitting(to_model(pixels, device, channels_last))
         rows = rows.to(device, non_blocking=True)
         unread = rows < 0
-        rows = torch.where(unread, -1 - rows, rows)
+        rows = torch.where(unread, -1 - rows, rows) - first
         predictions[rows] = mean.nan_to_num(torch.inf).masked_fill(unread[:, None], torch.nan)
         served[rows] = 1.0
 
@@ -70,5 +78,5 @@ def predict(
         served = fabric.all_reduce(served, reduce_op="sum")
     predictions = (predictions / served).cpu().numpy()
     if np.isposinf(predictions).any() and precision != "fp32":
-        return predict(model, loader, size, fabric, channels_last, views, "fp32", ways)
+        return predict(model, loader, size, fabric, channels_last, views, "fp32", ways, first)
     return predictions

@@ -1,5 +1,6 @@
 """The one path from photos to probabilities: `Predictor`."""
 
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from core.errors import UserError
 from core.labels import CLASS_NAMES, CLASSES
+from core.progress import progress
 from prediction.runs import files_of
 from prediction.words import table
 
@@ -106,6 +108,10 @@ class Predictor:
         """False on all ranks but the first of a distributed run."""
         return self.fabric is None or self.fabric.is_global_zero
 
+    def where(self) -> str:
+        """The kind of device, and how many share the photos."""
+        return f"{self.fabric.device.type} x {self.fabric.world_size}" if self.fabric else "ONNX"
+
     def predict(self, photos, on_error="raise"):
         """A pandas frame, a row a photo, indexed by the photo's position in `photos`.
 
@@ -130,19 +136,48 @@ class Predictor:
         check_types(photos)
         if not len(photos):
             return np.zeros((0, CLASSES), np.float32)
+        return self.averaged(photos, on_error == "skip")
+
+    def averaged(self, photos, mark_errors: bool, journal=None) -> np.ndarray:
+        """As `probabilities`, of any sequence that PhotoReader takes; `journal` keeps what is done
+        (prediction.journal.Journal).
+        """
         total = np.zeros((len(photos), CLASSES), np.float32)
-        for file in self.files:
-            model = self.model(file, len(photos))
-            total += model.probabilities(photos, on_error == "skip", self.verbose)
+        for number, file in enumerate(self.files):
+            rows = 0
+            for block in self.blocks(number, file, photos, mark_errors, journal):
+                total[rows : rows + len(block)] += block
+                rows += len(block)
         return total / np.float32(len(self.files))
 
-    def model(self, file: Path, count: int):
+    def blocks(self, number: int, file: Path, photos, mark_errors: bool, journal):
+        """Yield the probabilities of one model some rows at a time, first those in the journal."""
+        done, measured = 0, None
+        if journal:
+            done, measured = journal.begin(number)
+            yield from journal.read(number, done)
+        if done == len(photos):
+            return
+        model = self.model(file, len(photos), measured)
+        if journal:
+            journal.measured(number, model.measured())
+        begun = time.monotonic()
+        name, first = self.descriptions[file].get("architecture"), self.verbose and self.is_first
+        with progress(None, len(photos), name, "photo", first, done) as bar:
+            for block in model.blocks(photos, mark_errors, done, bar):
+                if journal:
+                    journal.add(number, block)
+                yield block
+        if self.verbose:
+            model.say_what_was_done((len(photos) - done) / (time.monotonic() - begun))
+
+    def model(self, file: Path, count: int, measured: dict | None = None):
         """The model in `file`, for `count` photos. Several take turns if photos are many."""
         if file in self.loaded:
             return self.loaded[file]
         from prediction.torch_model import FEW, TorchModel
 
-        model = TorchModel(file, self.options, self.fabric, count)
+        model = TorchModel(file, self.options, self.fabric, count, measured)
         if len(self.files) == 1 or count < FEW:
             self.loaded[file] = model
         return model

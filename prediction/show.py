@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from core import listing
 from core.errors import UserError
 from core.files import atomic
-from core.folders import IMAGE_EXTENSIONS
 from core.photo import PhotoError, check_photo, read_photo
 from core.processes import cores
 from prediction.words import MASKS, words
@@ -19,19 +19,12 @@ AT_ONCE = 4  # batches between lines on the terminal
 COLOURS = ("#2e7d32", "#b85600", "#c62828")  # of the mask states
 
 
-def photos_in(paths: list[str]) -> list[Path]:
+def photos_in(paths: list[str], recursive: bool = False) -> list[Path]:
     """The photos named, those of a named folder by name; UserError for what is not there."""
     photos = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(
-                p
-                for p in path.iterdir()
-                if p.suffix.lower() in IMAGE_EXTENSIONS and not p.name.startswith(".")
-            )
-            if not inside:
-                raise UserError(f"{path}: holds no photos")
-            photos += inside
+            photos += listing.photos_in(path, recursive)
         elif path.is_file():
             photos.append(path)
         else:

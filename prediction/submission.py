@@ -11,6 +11,7 @@ import tempfile
 import warnings
 import zipfile
 import zlib
+from itertools import count, takewhile
 from pathlib import Path
 
 import numpy as np
@@ -43,11 +44,24 @@ def output_path(path: Path, overwrite: bool) -> Path:
         raise UserError(
             f"{path.parent}: cannot be written to ({error.strerror}); give another --output_dir"
         ) from None
-    free, number = path, 1
-    while not overwrite and any(file.exists() for file in files_of(free)):
-        number += 1
-        free = path.with_name(f"{path.stem}-{number}.csv")
-    return free
+    return path if overwrite else next(free for free in numbered(path) if not is_taken(free))
+
+
+def numbered(path: Path):
+    """Yield NAME.csv, NAME-2.csv, NAME-3.csv ..."""
+    yield path
+    yield from (path.with_name(f"{path.stem}-{number}.csv") for number in count(2))
+
+
+def is_taken(path: Path) -> bool:
+    """Whether a file of the submission `path` exists."""
+    return any(file.exists() for file in files_of(path))
+
+
+def finished(path: Path, job: str) -> Path | None:
+    """The submission of that name, or NAME-2 ..., whose sidecar names `job`."""
+    taken = takewhile(is_taken, numbered(path))
+    return next((one for one in taken if read_sidecar(one).get("job") == job), None)
 
 
 def files_of(path: Path) -> list[Path]:

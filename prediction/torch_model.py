@@ -3,7 +3,7 @@
 import logging
 import math
 import os
-import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,10 +12,10 @@ from torch.utils.data import DataLoader
 
 from core import device, processes
 from core.errors import UserError
-from core.progress import progress, say
+from core.progress import say
 from prediction.fold_batch_norms import fold_batch_norms
 from prediction.model_file import load_model
-from prediction.photos import PhotoReader
+from prediction.photos import PhotoReader, blocks
 from prediction.predict import predict, views_of
 
 FEW = 1000  # photos: below, measuring the fastest layout takes longer than it saves
@@ -44,10 +44,25 @@ def start(name: str, devices: int):
     return fabric
 
 
-class TorchModel:
-    """The model in a file, ready to predict under `options` (prediction.predictor.Options)."""
+class Rows:
+    """A sampler of `rows`, which the next block sets anew: the loader workers stay."""
 
-    def __init__(self, path, options, fabric, count: int):
+    rows = range(0)
+
+    def __iter__(self):
+        return iter(self.rows)
+
+    def __len__(self):
+        return len(self.rows)
+
+
+class TorchModel:
+    """The model in a file, ready to predict under `options` (prediction.predictor.Options).
+
+    `choice` is that of an earlier part of the same job; without it the fastest layout is measured.
+    """
+
+    def __init__(self, path, options, fabric, count: int, choice: dict | None = None):
         self.path, self.options, self.fabric = path, options, fabric
         self.kind = fabric.device.type
         self.model = model = load_model(path)
@@ -57,6 +72,9 @@ class TorchModel:
             model.offsets.zero_()
         fold_batch_norms(model)
         device.fuse_attention(model, self.kind, training=False)
+        if choice:
+            layout = "last" if choice["channels_last"] else "first"
+            options = replace(options, precision=choice["precision"], layout=layout)
         resize = self.description["resize"]
         options = options.for_few() if count < FEW else options
         choice = device.choose(model, self.kind, options, training=False, resize=resize)
@@ -69,34 +87,38 @@ class TorchModel:
         if self.compiled:
             self.model.compile()
 
-    def probabilities(self, photos, mark_errors: bool, verbose: bool) -> np.ndarray:
-        """(N, 18), on every rank; see Predictor.probabilities."""
-        loader, ways = self.loader(photos, mark_errors)
-        begun = time.perf_counter()
-        if verbose:
-            loader = progress(loader, len(loader), self.description["architecture"], "batch")
-        log_probabilities = predict(
-            self.model,
-            loader,
-            len(photos),
-            self.fabric,
-            self.choice.channels_last,
-            self.views,
-            self.choice.precision,
-            ways,
-        )
-        if np.isposinf(log_probabilities).any():
-            raise UserError(f"{self.path}: its predictions are not numbers; train it again")
-        if verbose:
-            self.say_what_was_done(len(photos) / (time.perf_counter() - begun))
-        return np.exp(log_probabilities)
+    def measured(self) -> dict:
+        """What another start must not measure anew, so that it gives the same bits."""
+        return {"precision": self.choice.precision, "channels_last": self.choice.channels_last}
 
-    def loader(self, photos, mark_errors: bool):
-        """A DataLoader of this rank's photos, and how many batches are computed concurrently."""
-        options, fabric = self.options, self.fabric
+    def blocks(self, photos, mark_errors: bool, first: int, bar):
+        """Yield (n, 18) of the next n photos from the row `first` on, on every rank."""
+        loader, ways = self.loader(photos, mark_errors, len(photos) - first)
+        world = self.fabric.world_size
+        batch = loader.batch_size * ways * world
+        for start, end in blocks(first - first % batch, len(photos), batch, self.fabric.broadcast):
+            loader.sampler.rows = range(start + self.fabric.global_rank, end, world)
+            log_probabilities = predict(
+                self.model,
+                counted(loader, bar, world),
+                end - start,
+                self.fabric,
+                self.choice.channels_last,
+                self.views,
+                self.choice.precision,
+                ways,
+                start,
+            )
+            if np.isposinf(log_probabilities).any():
+                raise UserError(f"{self.path}: its predictions are not numbers; train it again")
+            yield np.exp(log_probabilities[max(0, first - start) :])
+
+    def loader(self, photos, mark_errors: bool, count: int):
+        """A DataLoader for `count` of the photos, and how many batches are computed concurrently."""
+        options = self.options
         description, size = self.description, options.batch_size
         workers = 0
-        if len(photos) >= 4 * size:  # for fewer, starting processes takes longer than it saves
+        if count >= 4 * size:  # for fewer, starting processes takes longer than it saves
             batch_bytes = 3 * size * math.prod(description["resize"])
             workers = processes.readers(self.kind, options.workers, batch_bytes)
         ways = processes.at_a_time(self.kind, workers)
@@ -107,8 +129,9 @@ class TorchModel:
         loader = DataLoader(
             reader,
             -(-size // ways),
-            sampler=range(fabric.global_rank, len(photos), fabric.world_size),
+            sampler=Rows(),
             num_workers=workers,
+            persistent_workers=workers > 0,
             pin_memory=self.kind == "cuda",
             prefetch_factor=4 if workers else None,
         )
@@ -123,3 +146,10 @@ class TorchModel:
             f"{self.path}: {self.description['architecture']}, {score}; {speed:.0f} photos/s "
             f"on {self.kind} in {self.choice.precision}" + ", compiled" * self.compiled
         )
+
+
+def counted(loader, bar, world: int):
+    """The batches of a loader, counted by a progress bar for all ranks together."""
+    for pixels, rows in loader:
+        yield pixels, rows
+        bar.update(len(rows) * world)

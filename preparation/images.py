@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from core.errors import UserError
-from core.faces import CROP_MARGIN, WINNERS_CROP, FaceDetector, best_face, portrait
+from core.faces import WINNERS_CROP, FaceDetector, best_face, portrait
 from core.files import atomic, read_json, write_json
 from core.folders import DRAWN_MARK, is_drawn
 from core.listing import NOT_A_FORMAT, is_junk, is_photo, readable
@@ -225,18 +225,6 @@ def face_cropper(model_file: Path | None, margin: float):
     Raises UserError if `model_file` is no face detector (None: the one of the toolkit).
     """
     return cropper(FaceDetector(model_file), margin)
-
-
-def cropped(paths, model_file: Path | None, folder: Path) -> list[Path]:
-    """The faces of photos, in `folder`; a photo that cannot be read keeps its own path."""
-    change = face_cropper(model_file, CROP_MARGIN)
-
-    def one(number: int, path: Path) -> Path:
-        target = folder / f"{number}.png"
-        return path if make(path, target, "", change)[1].startswith("not read") else target
-
-    with ThreadPoolExecutor(cores()) as pool:
-        return list(pool.map(one, range(len(paths)), map(Path, paths)))
 
 
 def cropper(detect, margin: float):

@@ -261,6 +261,7 @@ def test_files_that_are_no_model_files_are_told(tmp_path):
         "empty": b"",
         "short": good[:5],
         "head": good[:300],
+        "cut": good[:-100],
         "oversized": struct.pack("<Q", 10**15) + good[8:],
         "text": b"a letter to somebody, and no model at all",
         "deep": struct.pack("<Q", len(deep)) + deep,
@@ -275,9 +276,6 @@ def test_files_that_are_no_model_files_are_told(tmp_path):
         with pytest.raises(UserError) as error:
             read_description(tmp_path / name)
         assert "\n" not in str(error.value), name
-    (tmp_path / "cut").write_bytes(good[:-100])
-    with pytest.raises(UserError, match="weights do not fit"):
-        load_model(tmp_path / "cut")
 
 
 def test_metadata_of_another_architecture_are_told(tmp_path):

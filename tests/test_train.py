@@ -18,7 +18,7 @@ from core import metrics
 from core.errors import UserError
 from core.folders import IMAGE_EXTENSIONS, ROOT
 from model import MaskClassifier
-from prediction import submission, tables
+from prediction import Predictor, submission, tables
 from prediction.model_file import read_description
 from training import settings
 
@@ -87,6 +87,12 @@ def test_from_photos_to_a_scored_vote(drawn, trained, tmp_path):
     split = pd.read_csv(first / "split.csv")
     assert set(predictions["person"]) == set(split["person"][split["fold"] == 0])
     assert np.isclose(dataset_score(predictions), table["macro_f1"].max(), atol=1e-9)
+
+    of_inference = Predictor(first, precision="fp32", layout="last").probabilities(
+        predictions["path"].tolist()
+    )
+    of_validation = predictions[[f"p{label}" for label in range(18)]]
+    np.testing.assert_allclose(of_inference, of_validation, atol=1e-5)
 
     answered(drawn, model_dir, output, "--name", "a", "--tta")
     once = submission.read_probabilities(output / "a.npz")[1]

@@ -606,20 +606,6 @@ def test_a_file_or_nothing_instead_of_a_folder_is_told(tmp_path, command):
         audit(tmp_path / "empty")
 
 
-def test_inference_crops_faces_first_and_names_what_it_cannot_read(drawn, tmp_path, monkeypatch):
-    boxes = []
-    monkeypatch.setattr(
-        images,
-        "face_cropper",
-        lambda file, margin: lambda photo: (boxes.append(photo.size), left_half(photo))[1],
-    )
-    broken = tmp_path / "broken.jpg"
-    broken.write_bytes(b"broken")
-    paths = [next((drawn / "eval" / "images").glob("*.*g")), broken]
-    faces = images.cropped(paths, Path("yunet"), tmp_path)
-    assert Image.open(faces[0]).size == (24, 64) and faces[1] == broken and boxes == [(48, 64)]
-
-
 @pytest.mark.parametrize(("command", "package"), [("audit", "imagehash"), ("suspects", "cleanlab")])
 def test_a_package_that_is_not_there_is_told(tmp_path, monkeypatch, command, package):
     monkeypatch.setattr(prepare, "find_spec", lambda name: None if name == package else 1)
