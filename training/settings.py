@@ -25,7 +25,7 @@ examples:
 """
 
 
-class AddPair(argparse.Action):
+class AddPair(argparse._AppendAction):
     """Every use of the flag adds a pair; the first one replaces the default."""
 
     def __call__(self, parser, namespace, values, option_string=None):

@@ -224,6 +224,12 @@ def test_ranges_of_ages_add_up_and_flags_beat_a_config(config):
     assert settings.parse(["--config", stored, *flags]).drop_ages == [[28, 29], [57, 59]]
 
 
+def test_ranges_of_ages_add_up_on_a_command_line(monkeypatch):
+    words = "train.py --drop_ages 28 29 --drop_ages 57 59 --model_kwargs a=1".split()
+    monkeypatch.setattr(sys, "argv", words)
+    assert settings.parse().drop_ages == [[28, 29], [57, 59]]
+
+
 def test_a_config_can_be_yaml(tmp_path):
     file = tmp_path / "flags.yaml"
     file.write_text(
