@@ -87,10 +87,22 @@ def read_text(path: Path) -> str:
     raise UserError(f"{path}: is not UTF-8, UTF-16 or cp949; save it as CSV in UTF-8")
 
 
+def disguised(start: bytes) -> str | None:
+    """What a file is that was to be a photo or weights, by its first bytes; None: not known."""
+    if not start:
+        return "an empty file"
+    if start.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer in place of the file; fetch that by 'git lfs pull'"
+    if start.lstrip()[:5].lower() in (b"<!doc", b"<html"):
+        return "a web page in place of the file; download it again"
+    return None
+
+
 def read_csv(path: Path, columns: list[str]) -> "pandas.DataFrame":  # noqa: F821
     """A csv of text columns; UserError if it cannot be read or lacks one of `columns`.
 
     Encodings as in read_text; where the header has no comma, tabs or semicolons separate (Excel).
+    Empty rows at the end are left out.
     """
     import pandas as pd
 
@@ -114,4 +126,5 @@ def read_csv(path: Path, columns: list[str]) -> "pandas.DataFrame":  # noqa: F82
         if column not in frame:
             there = ", ".join(map(str, frame.columns))
             raise UserError(f"{path}: has no column {column!r}; its columns are {there}")
-    return frame
+    filled = (frame != "").any(axis=1)
+    return frame[filled[::-1].cummax()[::-1]]

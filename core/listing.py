@@ -137,7 +137,11 @@ def photos_in(folder: Path, recursive: bool = False) -> list[Path]:
 
 
 class Names:
-    """Finds the files of a folder by names as people read them."""
+    """Finds the files of a folder by names as people read them.
+
+    Where there is none of that name, one that differs in upper and lower case alone, since lists
+    are made on Windows and macOS too, or with backslashes.
+    """
 
     def __init__(self, root: Path):
         self.root, self.folders = root, {}
@@ -149,14 +153,24 @@ class Names:
                 return self.root / name
             path = self.root
             for part in PurePosixPath(name).parts:
-                path = path / self._names(path).get(readable(part).strip(), part)
-            return path if path.is_file() else None
+                names, folded = self._names(path)
+                wanted = readable(part).strip()
+                path = path / (names.get(wanted) or folded.get(wanted.casefold()) or part)
+            if path.is_file():
+                return path
+            slashed = name.replace("\\", "/")
+            return self.find(slashed) if slashed != name and stays_inside(slashed) else None
         return None
 
-    def _names(self, folder: Path) -> dict[str, str]:
+    def _names(self, folder: Path) -> tuple[dict[str, str], dict[str, str]]:
+        """The names in a folder by what people read, and by that in lower case where it is one's."""
         if folder not in self.folders:
-            entries = os.scandir(folder) if folder.is_dir() else ()
-            self.folders[folder] = {readable(entry.name).strip(): entry.name for entry in entries}
+            stored = [entry.name for entry in os.scandir(folder)] if folder.is_dir() else []
+            names = {readable(name).strip(): name for name in stored}
+            counts = Counter(name.casefold() for name in names)
+            folded = {name.casefold(): entry for name, entry in names.items()}
+            alone = {name: entry for name, entry in folded.items() if counts[name] == 1}
+            self.folders[folder] = names, alone
         return self.folders[folder]
 
 

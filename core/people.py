@@ -96,6 +96,7 @@ def _people_from_csv(table: Path, images: Path, names: list[str]) -> pd.DataFram
     frame = read_csv(table, ["id", "gender", "race", "age", "path"])
     frame = frame.rename(columns={"path": "person"})
     frame["person"], frame["id"] = frame["person"].map(readable), frame["id"].map(readable)
+    frame["age"] = frame["age"].str.removesuffix(".0")  # as pandas writes a column with gaps
     _check_cells(frame, table)
     missing = sorted(set(frame["person"]) - set(names))
     extra = sorted(set(names) - set(frame["person"]))

@@ -11,9 +11,10 @@ import sys
 from io import BytesIO
 
 import numpy as np
-from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from core.errors import UserError
+from core.files import disguised
 
 REFERENCE = (512, 384)  # height, width: the frame in which crops are given
 MAX_PIXELS = 250_000_000  # of a decoded photo; telephones take 200 million
@@ -125,17 +126,38 @@ def _orientation(photo: Image.Image) -> int:
 
 
 def upright_rgb(photo: Image.Image) -> Image.Image:
-    """The photo turned as its EXIF or XMP says and in RGB, transparency laid on white."""
+    """The photo turned as its EXIF or XMP says and in sRGB, transparency laid on white."""
     photo.load()  # what is returned must outlive the file
     if photo.mode.startswith("I") or photo.mode == "F":
         photo = _deep_grey(photo)
     if _orientation(photo) != 1:
         with contextlib.suppress(Exception):  # broken EXIF spoils no pixels
             photo = ImageOps.exif_transpose(photo)
+    with contextlib.suppress(Exception):  # a broken profile, or of another mode
+        photo = _in_srgb(photo)
     if photo.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in photo.info:
         photo = photo.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo).convert("RGB")
     return photo if photo.mode == "RGB" else photo.convert("RGB")
+
+
+def _in_srgb(photo: Image.Image) -> Image.Image:
+    """The colours that a photo's ICC profile means (Display P3, Adobe RGB, CMYK inks...)."""
+    profile = photo.info.get("icc_profile")
+    if not profile or photo.mode not in ("RGB", "CMYK"):
+        return photo
+    transform = _to_srgb(profile, photo.mode)
+    return transform.apply(photo) if transform else photo
+
+
+@functools.lru_cache(maxsize=16)  # the photos of a camera share one
+def _to_srgb(profile: bytes, mode: str):
+    source = ImageCms.ImageCmsProfile(BytesIO(profile))
+    if "srgb" in ImageCms.getProfileDescription(source).lower():
+        return None
+    flags = ImageCms.Flags.NOCACHE  # threads share the transform
+    srgb = ImageCms.createProfile("sRGB")
+    return ImageCms.buildTransform(source, srgb, mode, "RGB", flags=flags)
 
 
 def _deep_grey(photo: Image.Image) -> Image.Image:
@@ -189,8 +211,8 @@ def open_photo(path) -> Image.Image:
         raise
     except Exception as error:  # Pillow's readers raise anything on hostile bytes
         reason = _reason(error, "not an image that Pillow can read")
-        if isinstance(error, UnidentifiedImageError) and not _content(path, 1):
-            reason = "an empty file"
+        if isinstance(error, UnidentifiedImageError):
+            reason = disguised(_content(path, 64)) or reason
         raise PhotoError(path, reason) from None
     # a JPEG may be decoded small, and is checked then
     if photo.width * photo.height > MAX_PIXELS and photo.format not in JPEG:
@@ -241,6 +263,7 @@ def _deep_tiff(path) -> Image.Image:
     """A TIFF that Pillow cannot read, in colours of 16 bits or in floating point, by OpenCV."""
     import cv2
 
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # the reason is ours to tell
     pixels = cv2.imdecode(np.frombuffer(_content(path), np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
         raise ValueError("not decoded")

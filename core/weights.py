@@ -1,6 +1,8 @@
 """Pretrained weights from timm, the hub or a file, loaded as timm itself loads them."""
 
 import argparse
+import logging
+import pickle
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +12,7 @@ from torch import nn
 
 from core.backbone import ALIASES, create_backbone
 from core.errors import UserError, first_line
+from core.files import disguised
 
 # Where training scripts put the weights in a checkpoint, an average before what it averages.
 WRAPPERS = (
@@ -118,6 +121,8 @@ def _reported():
     the load; buffers that the model computes itself count as neither.
     """
     reports, original = [], nn.Module.load_state_dict
+    log = logging.getLogger("timm.models._builder")  # it lists every unused name
+    level = log.level
 
     def load_state_dict(module, state, *args, **keywords):
         own = module.state_dict()
@@ -130,10 +135,12 @@ def _reported():
         return result
 
     nn.Module.load_state_dict = load_state_dict
+    log.setLevel(logging.ERROR)
     try:
         yield reports
     finally:
         nn.Module.load_state_dict = original
+        log.setLevel(level)
 
 
 def read_weights(source: str) -> dict[str, torch.Tensor]:
@@ -151,6 +158,8 @@ def read_weights(source: str) -> dict[str, torch.Tensor]:
             raise UserError(
                 f"--pretrained {source}: cannot be fetched ({type(error).__name__})"
             ) from None
+    if "://" in source:
+        raise UserError(f"--pretrained {source}: an address; download it and give the file")
     path = Path(source.removeprefix("local-dir:"))
     if path.is_dir():
         names = ("model.safetensors", "pytorch_model.bin", "model.pth")
@@ -165,10 +174,23 @@ def read_weights(source: str) -> dict[str, torch.Tensor]:
             state = _unwrapped(_torch_load(path))
     except Exception as error:
         raise UserError(
-            f"--pretrained {path}: cannot be read as weights ({type(error).__name__}: "
-            f"{first_line(error)}); give a safetensors file or a torch file of plain tensors"
+            f"--pretrained {path}: cannot be read as weights ({_reason(path, error)}); give a "
+            "safetensors file or a torch file of plain tensors"
         ) from None
     return state
+
+
+def _reason(path: Path, error: Exception) -> str:
+    with path.open("rb") as stream:
+        if reason := disguised(stream.read(64)):
+            return reason
+    if "TorchScript" in str(error):
+        return "a TorchScript archive; save the state_dict() of the model in it"
+    if "PytorchStreamReader" in str(error) or "SafetensorError" in type(error).__name__:
+        return "cut off or damaged; fetch it again"
+    if isinstance(error, pickle.UnpicklingError):
+        return "not written by torch.save, or it holds code, which is not run"
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def _existing(path: Path) -> Path:
@@ -207,10 +229,16 @@ def _tensors(state) -> dict[str, torch.Tensor]:
 
 def _bare(state: dict, backbone: nn.Module) -> dict:
     """`state` without what wrappers put before its names; other parts of a wrapper are left out."""
-    own = {name for name, _ in backbone.named_children()}
+    own = {name.partition(".")[0] for name in backbone.state_dict()}
     while True:
         counts = Counter(name.partition(".")[0] for name in state if "." in name)
-        wrappers = [first for first in counts if first in PREFIXES and first not in own]
+        known = own.union(PREFIXES)
+        inside = Counter(name.split(".")[0] for name in state if _second(name) in known)
+        wrappers = [
+            first
+            for first in counts
+            if first not in own and (first in PREFIXES or 2 * inside[first] > counts[first])
+        ]
         first = max(wrappers, key=counts.get, default=None)
         # Names of the backbone itself beside a prefix (`head`, say) tell nothing if they are few.
         if first is None or (own & set(counts) and 2 * counts[first] <= len(state)):
@@ -220,3 +248,7 @@ def _bare(state: dict, backbone: nn.Module) -> dict:
             for name, tensor in state.items()
             if name.startswith(f"{first}.")
         }
+
+
+def _second(name: str) -> str:
+    return name.partition(".")[2].partition(".")[0]

@@ -230,7 +230,7 @@ def test_csvs_as_excel_saves_them_are_read_and_the_encoding_said(
 ):
     person = "김_female_동양인_25"
     root = people([person])
-    text = f"id,gender,race,age,path\n김,female,동양인,25,{person}\n"
+    text = f"id,gender,race,age,path\n김,female,동양인,25.0,{person}\n,,,,\n"
     (root / "train.csv").write_text(text.replace(",", separator), encoding=encoding)
     assert set(dataset.read_train(root)["race"]) == {"동양인"}
     assert ("read as" in capsys.readouterr().out) == (encoding != "utf-8-sig")
@@ -308,6 +308,25 @@ def test_listed_photos_are_found_whatever_their_names_are_made_of(tmp_path, caps
     every = dataset.read_eval(tmp_path / "eval", recursive=True)
     assert {"김.jpg", "link.jpg", "other.webp", nfd("하위/b.jpg")} < set(every["ImageID"])
     assert len(every) == 8
+
+
+def test_lists_made_on_windows_name_the_same_files(tmp_path):
+    images = tmp_path / "eval" / "images"
+    (images / "sub").mkdir(parents=True)
+    for name in ("a.jpg", "B.jpg", "b.jpg", "sub/c.JPG"):
+        (images / name).touch()
+    table = tmp_path / "eval" / "info.csv"
+    table.write_text("ImageID,ans\nA.JPG,0\nb.jpg,0\nsub\\C.jpg,0\n,\n\n,\n")
+    frame = dataset.read_eval(tmp_path / "eval")
+    assert frame["ImageID"].tolist() == ["A.JPG", "b.jpg", "sub\\C.jpg"]
+    assert frame["path"].tolist() == [
+        str(images / name) for name in ("a.jpg", "b.jpg", "sub/c.JPG")
+    ]
+    for name in ("B.JPG", "..\\..\\secret.jpg"):  # which of two; outside
+        (tmp_path / "secret.jpg").touch()
+        table.write_text(f"ImageID,ans\n{name},0\n")
+        with pytest.raises(UserError, match="does not exist"):
+            dataset.read_eval(tmp_path / "eval")
 
 
 # ---------------------------------------------------------------------------- what is left out

@@ -1,6 +1,7 @@
 import hashlib
 import io
 import pickle
+import struct
 import subprocess
 import sys
 import warnings
@@ -11,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageCms, PngImagePlugin
 
 from core import listing, photo
 from core.folders import ROOT
@@ -212,6 +213,43 @@ def test_cmyk_becomes_rgb(tmp_path):
         assert load_photo(path, size)[0, 0] == pytest.approx([255, 0, 0], abs=6)
 
 
+def icc_profile(gamma: float) -> bytes:
+    """An ICC profile of sRGB's primaries with another gamma."""
+
+    def fixed(*numbers):
+        return struct.pack(f">{len(numbers)}i", *(round(number * 65536) for number in numbers))
+
+    white = (0.9642, 1, 0.8249)
+    primaries = {b"r": (0.436, 0.2225, 0.0139), b"g": (0.3851, 0.7169, 0.0971)}
+    primaries[b"b"] = (0.1431, 0.0606, 0.7141)
+    tags = {name + b"XYZ": b"XYZ " + bytes(4) + fixed(*xyz) for name, xyz in primaries.items()}
+    tags[b"wtpt"] = b"XYZ " + bytes(4) + fixed(*white)
+    curve = b"curv" + bytes(4) + struct.pack(">IHH", 1, round(gamma * 256), 0)
+    tags |= {name + b"TRC": curve for name in primaries}
+    tags[b"desc"] = b"desc" + bytes(4) + struct.pack(">I", 5) + b"wide" + bytes(79)
+    body, table = b"", struct.pack(">I", len(tags))
+    for name, data in tags.items():
+        table += name + struct.pack(">II", 132 + 12 * len(tags) + len(body), len(data))
+        body += data + bytes(-len(data) % 4)
+    size = 128 + len(table) + len(body)
+    header = struct.pack(">I", size) + b"lcms\x02\x10\0\0mntrRGB XYZ " + bytes(12) + b"acsp"
+    return (header + bytes(28) + fixed(*white)).ljust(128, b"\0") + table + body
+
+
+@pytest.mark.parametrize("mode", ["RGB", "CMYK"])
+def test_colours_are_those_that_the_profile_means(tmp_path, mode):
+    """A grey of half the light is 188 in sRGB, 128 where pixels are proportional to light."""
+    grey = Image.new("RGB", (40, 30), (128, 128, 128))
+    assert flat(grey, tmp_path, "a.png", icc_profile=icc_profile(1.0)) == pytest.approx(
+        [188] * 3, abs=2
+    )
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    unusable = {"RGB": b"broken", "CMYK": icc_profile(1.0)}[mode]
+    for profile in (unusable, srgb):
+        path = saved(tmp_path, grey.convert(mode), "b.jpg", icc_profile=profile)
+        assert load_photo(path, (3, 3))[1, 1] == pytest.approx([128] * 3, abs=2)
+
+
 def test_one_pixel_fills_the_photo(tmp_path):
     path = saved(tmp_path, Image.new("RGB", (1, 1), (1, 2, 3)))
     for crop in (None, (320, 256)):
@@ -234,8 +272,12 @@ def test_a_truncated_photo_is_an_error(tmp_path, smooth, name):
 def test_what_is_no_photo_says_why(tmp_path):
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "text.jpg").write_text("a letter, not a photo")
+    (tmp_path / "lfs.jpg").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    (tmp_path / "page.jpg").write_text("\n<!DOCTYPE html><html>not found</html>")
     reasons = {
         "empty.jpg": "an empty file",
+        "lfs.jpg": "git lfs pull",
+        "page.jpg": "a web page",
         "text.jpg": "not an image",
         "gone.jpg": "does not exist",
         ".": "a folder",

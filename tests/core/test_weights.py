@@ -1,6 +1,7 @@
 """Pretrained weights: from files of every layout that timm reads, and names of every source."""
 
 import argparse
+import io
 import json
 import pickle
 from fractions import Fraction
@@ -47,6 +48,7 @@ def test_weights_are_filled_from_a_file(tmp_path, suffix):
 
 
 PREFIXES = ("", "module.", "_orig_mod.", "model.", "backbone.", "module._orig_mod.", "net.module.")
+PREFIXES += ("encoder_q.", "module.base_encoder.", "pretrained_model.", "0.model.")
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
@@ -57,6 +59,20 @@ def test_wrappers_around_names_are_taken_off(tmp_path, prefix):
     model = tiny()
     load_pretrained(model, str(tmp_path / "a.pth"))
     assert filled(model, state)
+
+
+def test_of_two_networks_in_a_checkpoint_the_first_is_taken(tmp_path, capfd):
+    """As contrastive methods save theirs."""
+    state = source().state_dict()
+    content = {f"module.encoder_q.{name}": tensor for name, tensor in state.items()}
+    content |= {f"module.encoder_k.{name}": tensor * 0 for name, tensor in state.items()}
+    torch.save({"state_dict": content | {"module.queue": torch.ones(2, 2)}}, tmp_path / "a.pth")
+    model = tiny()
+    load_pretrained(model, str(tmp_path / "a.pth"))
+    assert filled(model, state)
+    torch.save(state | {"decoder.weight": torch.ones(2)}, tmp_path / "b.pth")
+    assert "unused: decoder.weight" in load_pretrained(model, str(tmp_path / "b.pth"))
+    assert capfd.readouterr().err == ""  # timm would list all unused names, too
 
 
 WRAPPERS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema", "mine")
@@ -97,6 +113,25 @@ def test_swin_in_its_authors_layout_is_renamed(tmp_path):
     torch.save({"model": old}, tmp_path / "swin.pth")
     model = tiny(name, (224, 224), model_kwargs=SHALLOW)
     assert "random" not in load_pretrained(model, str(tmp_path / "swin.pth"))
+    assert filled(model, state)
+
+
+@pytest.mark.parametrize("name", ["convnext_tiny", "convnextv2_tiny"])
+def test_convnext_in_its_authors_layout_is_renamed(tmp_path, name):
+    shallow = {"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16]}
+    state, old = source(name, **shallow).state_dict(), {}
+    names = {"stem.": "downsample_layers.0.", ".blocks.": ".", "conv_dw": "dwconv"}
+    names |= {"mlp.fc": "pwconv", "head.fc.": "head.", "head.norm.": "norm."}
+    names |= {"mlp.grn.weight": "grn.gamma", "mlp.grn.bias": "grn.beta"}
+    for key, tensor in state.items():
+        if ".downsample." in key:
+            key = key.replace("stages.", "downsample_layers.").replace(".downsample.", ".")
+        for ours, theirs in names.items():
+            key = key.replace(ours, theirs)
+        old[key] = tensor.reshape(1, 1, 1, -1) if "grn" in key else tensor
+    torch.save({"model": old}, tmp_path / "convnext.pth")
+    model = tiny(name, (64, 64), model_kwargs=shallow)
+    assert "random" not in load_pretrained(model, str(tmp_path / "convnext.pth"))
     assert filled(model, state)
 
 
@@ -222,6 +257,39 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, name):
             load_pretrained(tiny(), str(tmp_path / name))
     assert not trap.exists()
     assert "\n" not in str(error.value)
+
+
+def cut_off() -> bytes:
+    stream = io.BytesIO()
+    torch.save(source().state_dict(), stream)
+    return stream.getvalue()[:-1000]
+
+
+def script() -> bytes:
+    stream = io.BytesIO()
+    torch.jit.save(torch.jit.script(torch.nn.Linear(1, 1)), stream)
+    return stream.getvalue()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        (b"<!DOCTYPE html><html>quota exceeded</html>", "a web page"),
+        (b"", "an empty file"),
+        (cut_off, "cut off or damaged"),
+        (script, "TorchScript|damaged"),
+        (b"\0\1\2 something else", "not written by torch.save|damaged"),
+    ],
+)
+def test_a_file_that_holds_no_weights_is_named_for_what_it_is(tmp_path, name, content, said):
+    (tmp_path / name).write_bytes(content() if callable(content) else content)
+    with pytest.raises(UserError, match=f"cannot be read as weights .*({said})"):
+        load_pretrained(tiny(), str(tmp_path / name))
+    with pytest.raises(UserError, match="download it"):
+        load_pretrained(tiny(), f"https://example.com/{name}")
 
 
 @pytest.mark.parametrize(
