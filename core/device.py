@@ -40,12 +40,17 @@ class Choice:
 
 
 def accelerator(name: str = "auto") -> str:
-    """ "auto" -> "cuda", "mps" or "cpu", as PyTorch finds them."""
-    if name not in ("auto", "gpu"):
+    """ "auto" -> "cuda", "mps" or "cpu", as PyTorch finds them; UserError for one that is not there."""
+    kinds = {"cuda": torch.cuda, "mps": torch.backends.mps}
+    found = [kind for kind, backend in kinds.items() if backend.is_available()]
+    if name == "cpu" or (name == "auto" and not found):
+        return "cpu"
+    if name in ("auto", "gpu") and found:
+        return found[0]
+    if name in found:
         return name
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    there = f"PyTorch finds no {'GPU' if name in ('gpu', 'cuda') else name} here"
+    raise UserError(f"--accelerator {name}: {there}; use auto or cpu")
 
 
 def choose(model, device: str, args, training: bool, resize=None) -> Choice:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from core import processes
+from core import device, processes
+from core.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -97,3 +98,21 @@ def test_memory_that_is_kept_is_not_mapped_again():
     pages = 25_000_000 * 4 // 4096
     assert faults["keep"] < pages / 10
     assert faults["leave"] > 10 * pages
+
+
+@pytest.mark.parametrize(
+    ("name", "there", "kind"),
+    [
+        *(("auto", [], "cpu"), ("auto", ["mps"], "mps"), ("auto", ["cuda"], "cuda")),
+        *(("gpu", ["mps"], "mps"), ("gpu", ["cuda"], "cuda"), ("cpu", ["cuda"], "cpu")),
+        *(("cuda", ["cuda"], "cuda"), ("cuda", [], None), ("gpu", [], None), ("mps", [], None)),
+    ],
+)
+def test_an_accelerator_that_is_not_there_is_told_in_one_line(monkeypatch, name, there, kind):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: "cuda" in there)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: "mps" in there)
+    if kind:
+        assert device.accelerator(name) == kind
+        return
+    with pytest.raises(UserError, match=f"--accelerator {name}: .*; use auto or cpu"):
+        device.accelerator(name)
