@@ -147,4 +147,13 @@ class MaskClassifier(nn.Module):
 
     def log_probabilities(self, images):
         """(B, 18) log-probabilities, offsets included: what is averaged and voted on."""
-        return (self(images).log_softmax(1) + self.offsets).log_softmax(1)
+        return self._with_offsets(self(images))
+
+    def log_probabilities_and_age(self, images):
+        """(B, 19): log_probabilities, and the mean of the years head's distribution, in years."""
+        scores, years = self(images, return_years=True)
+        age = years.softmax(1) @ torch.arange(YEARS, dtype=years.dtype, device=years.device)
+        return torch.cat([self._with_offsets(scores), age[:, None]], 1)
+
+    def _with_offsets(self, scores):
+        return (scores.log_softmax(1) + self.offsets).log_softmax(1)

@@ -186,10 +186,11 @@ def end_epoch(t: Training, state: State) -> None:
 
     With folds the last epoch is kept: people who choose an epoch cannot score it honestly.
     """
-    begun, row, log_probabilities = time.perf_counter(), state.rows[-1], None
+    begun, row = time.perf_counter(), state.rows[-1]
+    log_probabilities = ages = None
     frame = t.validation.frame
     if len(frame):
-        scores, log_probabilities = t.validation(
+        scores, log_probabilities, ages = t.validation(
             t.kept, lambda batches: t.stop.watch(batches, t.path)
         )
         row |= scores
@@ -205,7 +206,7 @@ def end_epoch(t: Training, state: State) -> None:
             scores = {name: row[name] for name in SCORES if name in row}
             save_model(t.kept, t.path / "best.safetensors", epoch=row["epoch"], **scores)
         if kept and len(frame):
-            tables.write_predictions(t.path, frame, log_probabilities)
+            tables.write_predictions(t.path, frame, log_probabilities, ages)
         if t.logger:
             log_epoch(t.logger, row, frame, log_probabilities)
 

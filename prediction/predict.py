@@ -34,10 +34,11 @@ def predict(
     precision=None,
     ways: int = 1,
     first: int = 0,
+    ages: bool = False,
 ):
     """Log-probabilities (size, 18) float32 of all photos that `loader` serves as (pixels, row).
 
-    They are averaged over the test-time augmentations `views`. `precision` is fp32, bf16 or fp16,
+    With `ages` a column more (size, 19): the age in years that a years head predicts. All are averaged over the test-time augmentations `views`. `precision` is fp32, bf16 or fp16,
     where not given that of `fabric`; `ways` batches are computed concurrently
     (processes.at_a_time). Rows start at `first`; -1 - row marks a photo that could not be read: its
     prediction is nan. Where fp16 overflows, all is predicted again in fp32; what is no number there is inf.
@@ -47,7 +48,8 @@ def predict(
     model.eval()
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.bfloat16)
     device = fabric.device
-    predictions = torch.zeros(size, CLASSES, device=device)
+    predictions = torch.zeros(size, CLASSES + ages, device=device)
+    predicted = model.log_probabilities_and_age if ages else model.log_probabilities
     served = torch.zeros(size, 1, device=device)
 
     def forward(images):
@@ -58,8 +60,9 @@ def predict(
         )
         with autocast:
             images = images.float() if views else images
-            seen = [model.log_probabilities(view) for view in tta.views(images, views)]
-        return torch.stack(seen).logsumexp(0) - math.log(len(seen))
+            seen = torch.stack([predicted(view) for view in tta.views(images, views)])
+        mean = seen[..., :CLASSES].logsumexp(0) - math.log(len(seen))
+        return torch.cat([mean, seen[..., CLASSES:].mean(0)], 1) if ages else mean
 
     fitting = Halving(forward, torch.cat, is_out_of_memory)
 
@@ -78,5 +81,6 @@ def predict(
         served = fabric.all_reduce(served, reduce_op="sum")
     predictions = (predictions / served).cpu().numpy()
     if np.isposinf(predictions).any() and precision != "fp32":
-        return predict(model, loader, size, fabric, channels_last, views, "fp32", ways, first)
+        common = (fabric, channels_last, views, "fp32", ways, first, ages)
+        return predict(model, loader, size, *common)
     return predictions

@@ -9,12 +9,17 @@ from core.files import atomic
 from core.labels import CLASSES
 
 
-def write_predictions(path: Path, frame, log_probabilities) -> None:
-    """Write val_predictions.csv: person, path, label, ans and 18 probabilities of each photo."""
+def write_predictions(path: Path, frame, log_probabilities, ages=None) -> None:
+    """Write val_predictions.csv: person, path, label, ans and 18 probabilities of each photo.
+
+    `ages` (N,) that the model predicts are written as `years`.
+    """
     table = frame[["person", "path", "label"]].assign(ans=log_probabilities.argmax(axis=1))
     probabilities = pd.DataFrame(
         np.exp(log_probabilities).round(6), columns=[f"p{label}" for label in range(CLASSES)]
     )
+    if ages is not None:
+        probabilities["years"] = ages.round(1)
     write_table(path / "val_predictions.csv", pd.concat([table, probabilities], axis=1))
 
 

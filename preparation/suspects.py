@@ -126,15 +126,18 @@ def _judge_classes(of: pd.DataFrame, share: np.ndarray, labels: np.ndarray) -> t
 def _judge_ages(of: pd.DataFrame, share: np.ndarray, bands: np.ndarray) -> tuple[dict, int]:
     """Ages by their distance from the predicted ones, in years.
 
-    The predicted age is the run's own where it has one (`years`), else the mean of the bands'
+    The predicted age is that of the run's years head where it has one, else the mean of the bands'
     median ages, weighted by their probabilities. Predictions lean to the mean, so the usual error
     at that age is taken off.
     """
     ages = _ages(of["person"], bands)
     typical = pd.Series(ages).groupby(bands).median().reindex(range(len(AGES)))
     typical = typical.fillna(ages.mean()).to_numpy()
-    predicted = of["years"].to_numpy() if "years" in of else share @ typical
-    error = predicted - ages
+    predicted = share @ typical
+    if "years" in of:
+        predicted = of["years"].fillna(pd.Series(predicted, of.index)).to_numpy()
+    # the oldest on record stand for all older people, too (loss.years_loss)
+    error = np.minimum(predicted, ages.max()) - ages
     near = [
         np.argsort(np.abs(ages - age), kind="stable")[: max(15, len(ages) // 8)] for age in ages
     ]

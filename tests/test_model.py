@@ -113,6 +113,22 @@ def test_offsets_move_the_answers():
     assert torch.allclose(after.exp().sum(1), torch.ones(3))
 
 
+def test_the_predicted_age_is_the_mean_of_the_years():
+    model = tiny(head="years").eval()
+    with torch.no_grad():
+        model.head.age.bias[[20, 40]] = 50.0
+    pixels = torch.zeros(1, 32, 32, 3, dtype=torch.uint8)
+    pixels[:, :, :16] = 200
+    both = [view.permute(0, 3, 1, 2).float() for view in (pixels, pixels.flip(2))]
+    each = torch.cat([model.log_probabilities_and_age(view) for view in both])
+    assert torch.equal(each[:1, :18], model.log_probabilities(both[0]))
+    assert torch.allclose(each[:, 18], torch.tensor(30.0), atol=0.5)
+    loader, fabric = [(pixels, torch.tensor([0]))], Fabric(accelerator="cpu", devices=1)
+    predictions = predict(model, loader, 1, fabric, False, views=["flip"], ages=True)
+    assert predictions[0, 18] == pytest.approx(each[:, 18].mean().item(), abs=1e-4)
+    assert np.exp(predictions[0, :18]).sum() == pytest.approx(1, abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("architecture", "more", "told"),
     [

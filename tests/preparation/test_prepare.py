@@ -295,8 +295,12 @@ def test_the_draft_and_the_page_serve_as_corrections(judged, capsys):
     assert "expected to be wrong" in capsys.readouterr().out
 
 
-def test_wrong_ages_are_ranked_by_years(tmp_path):
-    """Predictions that are often wrong about the border at 30, and right about the years."""
+@pytest.mark.parametrize("years_head", [False, True])
+def test_wrong_ages_are_ranked_by_years(tmp_path, years_head):
+    """Predictions that are often wrong about the border at 30, and right about the years.
+
+    The years head is four years off, and does not know that 60 is the oldest age on record.
+    """
     generator = np.random.default_rng(3)
     ages = generator.integers(18, 61, 300)
     wrong = generator.choice(np.flatnonzero(ages < 26), 3, replace=False)
@@ -309,12 +313,16 @@ def test_wrong_ages_are_ranked_by_years(tmp_path):
     paths = [f"/data/{person}/mask1.jpg" for person in people]
     label = 3 * (np.arange(300) % 2) + np.digitize(given, (30, 60))
     frame = pd.DataFrame({"person": people, "path": paths, "label": label})
-    tables.write_predictions(tmp_path, frame, log_probabilities)
+    predicted = ages + generator.normal(0, 4, 300) + 12 * (ages == 60) if years_head else None
+    tables.write_predictions(tmp_path, frame, log_probabilities, predicted)
     ranked, expected = suspects.rank(suspects.predictions_of([tmp_path]))
     by_age = ranked[ranked["field"] == "age"]
     assert set(by_age["person"][:3]) == {people[n] for n in wrong}
-    assert (by_age["years"][:3] < -15).all()
+    assert (by_age["years"][:3] < (-20 if years_head else -15)).all()
     assert 3 <= by_age["suspect"].sum() <= 8 and 2 <= expected["age"] <= 8
+    if years_head:
+        assert by_age["years"][:3].tolist() == pytest.approx([-28] * 3, abs=9)
+        assert by_age["suspect"].sum() <= 4
 
 
 def test_a_page_holds_whatever_names_and_pictures_spell(tmp_path):

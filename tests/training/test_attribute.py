@@ -53,6 +53,7 @@ def test_a_run_learns_scores_and_predicts_its_attribute_alone(runs, name):
     shares = attribute_probabilities(table[[f"p{label}" for label in range(18)]].to_numpy())
     for other, of_photos in shares.items():
         assert (np.ptp(of_photos, axis=0).max() < 2e-5) == (other != name)
+    assert ("years" in table) == (name == "age")
     row = pd.read_csv(run / "metrics.csv").iloc[-1]
     expected = score(table["label"].to_numpy(), table["ans"].to_numpy(), name)
     assert row["macro_f1"] == pytest.approx(expected["macro_f1"]) and "mask" not in row
