@@ -11,6 +11,7 @@ examples:
   python report.py run swin
   python report.py compare output/*.csv --data_dir /data/eval
   python report.py data /data/train
+  python report.py data /data/train --augmentation randaugment
   python report.py score output/swin.csv sample/eval_answers.csv
   python report.py score output/swin.csv labels.csv --json score.json
 """
@@ -72,6 +73,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     c.add_argument("--corrections", metavar="FILE", type=Path, help=text)
     add_output(c, "output/data", "folder for the page")
     add_photos(c, 6, "number of photos to show of each class")
+    text = "also show a batch under an augmentation of train.py, by name or file"
+    c.add_argument("--augmentation", metavar="NAME|FILE", help=text)
 
     c = commands["score"]
     c.add_argument("submission", metavar="CSV", type=Path, help="submission (ImageID,ans)")
@@ -92,7 +95,12 @@ def add_photos(command, default, text) -> None:
 
 def main(args) -> int:
     # Only now: importing the report means importing numpy, matplotlib and PyTorch.
-    return import_module(f"reporting.{args.command}").main(args)
+    command = import_module(f"reporting.{args.command}").main
+    if getattr(args, "augmentation", None):
+        from training.augmentation import augmentation
+
+        return command(args, lambda size: augmentation(args.augmentation, size=size))
+    return command(args)
 
 
 if __name__ == "__main__":

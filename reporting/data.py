@@ -12,16 +12,21 @@ from core.photo import PhotoError, load_photo, open_photo
 from reporting import data_figures
 from reporting.page import Line, Photo, Section, write_page
 
+SIZE, CROP = (256, 192), (448, 336)  # train.py's defaults
 SAMPLED = 500  # photos whose pixel values are counted
 
 
-def main(args) -> int:
+def main(args, augmentation=None) -> int:
+    """Write the page; with `augmentation`, made for a size, its effect on a batch too."""
+    augment = augmentation(SIZE) if augmentation else None
     frame = dataset.read_train(existing_folder(args.data_dir, "DIR"), args.corrections)
     generator = np.random.default_rng(0)
 
     def sections():
         yield from count_sections(frame)
         yield colour_section(frame, generator)
+        if augmentation:
+            yield augmentation_section(args.augmentation, augment, frame, generator)
         for label, of_class in frame.groupby("label"):
             chosen = of_class.iloc[generator.permutation(len(of_class))[: args.photos]]
             yield class_section(CLASS_NAMES[label], chosen)
@@ -75,6 +80,22 @@ def colour_section(frame, generator) -> Section:
     std = np.sqrt(share @ values**2 - mean**2)
     note = f"Measured on {min(SAMPLED, len(frame))} random photos."
     return Section("Colours", note, figures=[data_figures.channel_histograms(counts, mean, std)])
+
+
+def augmentation_section(name: str, augment, frame, generator, count=8, draws=5) -> Section:
+    """Photos as the model would see them, each followed by what the augmentation makes of it."""
+    rows = []
+    for path in frame["path"].iloc[generator.permutation(len(frame))]:
+        if len(rows) == count:
+            break
+        try:
+            pixels = load_photo(path, SIZE, CROP)
+        except PhotoError:
+            continue
+        changed = [augment(image=pixels)["image"] if augment else pixels for _ in range(draws)]
+        rows.append([pixels, *changed])
+    note = f"Each row is a photo at {SIZE[0]} x {SIZE[1]}, and {draws} draws of the augmentation."
+    return Section(f"Augmentation: {name}", note, figures=[data_figures.photo_rows(rows)])
 
 
 def class_section(name: str, chosen) -> Section:

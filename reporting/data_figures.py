@@ -53,3 +53,21 @@ def channel_histograms(histograms, mean, std):
     axis.set(title="Pixel values", xlabel="value", yticks=[])
     axis.legend(frameon=False)
     return figure
+
+
+def photo_rows(rows):
+    """Photos of one size, (H, W, 3) pixels each, in rows."""
+    columns = len(rows[0])
+    shape = rows[0][0].shape
+    figure, axes = plt.subplots(
+        len(rows),
+        columns,
+        figsize=(1.5 * columns, 1.5 * len(rows) * shape[0] / shape[1]),
+        squeeze=False,
+        gridspec_kw={"wspace": 0.03, "hspace": 0.03},
+    )
+    for row, pixels in zip(axes, rows, strict=True):
+        for axis, photo in zip(row, pixels, strict=True):
+            axis.imshow(photo)
+            axis.axis("off")
+    return figure

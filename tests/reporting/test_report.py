@@ -387,6 +387,12 @@ def test_the_page_on_a_data_folder_counts_people_and_photos(tmp_path, photos, ca
         and '<td>12 x 16</td><td class="number">6</td>' in page
     )
     assert len(list((tmp_path / "out").glob("*.png"))) == 3 + 6
+    words = ["data", str(tmp_path / "train"), "--output", str(tmp_path / "out"), "--augmentation"]
+    report.main(report.parse_args([*words, "clahe"]))
+    assert "Augmentation: clahe" in (tmp_path / "out" / "index.html").read_text()
+    assert len(list((tmp_path / "out").glob("*.png"))) == 3 + 6 + 1
+    with pytest.raises(UserError, match="there is no 'clahee'"):
+        report.main(report.parse_args([*words, "clahee"]))
 
 
 class TensorBoard:
