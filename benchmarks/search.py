@@ -174,14 +174,13 @@ def search(args):
 def draw(study, output: Path) -> None:
     import matplotlib
     import optuna.visualization.matplotlib as plots
-    from optuna.exceptions import ExperimentalWarning
 
     matplotlib.use("Agg")
     for name, plot in (
         ("history", plots.plot_optimization_history),
         ("importance", plots.plot_param_importances),
     ):
-        with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+        with warnings.catch_warnings(action="ignore"):  # plots are experimental; few trials
             axes = plot(study)
         axes.figure.savefig(output / f"{name}.png", bbox_inches="tight")
 

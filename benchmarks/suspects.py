@@ -62,6 +62,11 @@ def main(args) -> int:
         return measure(args, Path(work))
 
 
+def far_age(age: int) -> int:
+    """An age of another band, 20 years or more from `age`."""
+    return 60 if age < 40 else 22
+
+
 def measure(args, work: Path) -> int:
     import numpy as np
     import pandas as pd
@@ -97,7 +102,10 @@ def measure(args, work: Path) -> int:
         field="gender", value=[labels.GENDERS[1 - gender] for gender in people["gender"]], photo=""
     )
     masks = photos.assign(field="mask", value=[labels.MASKS[mask] for mask in other])
-    changed = pd.concat([genders, masks])[["person", "field", "value", "photo"]]
+    people = frame.drop_duplicates("person")
+    people = people.iloc[generator.permutation(len(people))[: round(args.wrong * len(people))]]
+    ages = people.assign(field="age", value=people["age"].map(far_age), photo="")
+    changed = pd.concat([genders, ages, masks])[["person", "field", "value", "photo"]]
     changed.to_csv(work / "changed.csv", index=False)
     script(
         "train.py",
@@ -122,7 +130,7 @@ def measure(args, work: Path) -> int:
     script("prepare.py", "suspects", work / "run", "--output", work / "suspects")
 
     ranked = pd.read_csv(work / "suspects" / "suspects.csv", dtype=str, keep_default_na=False)
-    for field, what in (("gender", "people"), ("mask", "photos")):
+    for field, what in (("gender", "people"), ("age", "people"), ("mask", "photos")):
         of = ranked[ranked["field"] == field]
         wrong = set(map(tuple, changed[changed["field"] == field][["person", "photo"]].to_numpy()))
         first = set(map(tuple, of[["person", "photo"]].to_numpy()[: round(args.first * len(of))]))
