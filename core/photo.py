@@ -7,6 +7,7 @@ pixels that differ by a level or two, so that what is seen would depend on what 
 import contextlib
 import functools
 import importlib
+import os
 import sys
 from io import BytesIO
 
@@ -17,7 +18,7 @@ from core.errors import UserError
 from core.files import disguised
 
 REFERENCE = (512, 384)  # height, width: the frame in which crops are given
-MAX_PIXELS = 250_000_000  # of a decoded photo; telephones take 200 million
+MAX_PIXELS = 250_000_000  # of a decoded photo, unless MAX_MEGAPIXELS; telephones take 200 million
 JPEG = ("JPEG", "MPO")  # MPO: two JPEGs in one file, of which the first is the photo
 ORIENTATION = 0x0112
 
@@ -97,6 +98,8 @@ def _decode(path, resize=None, crop=None) -> Image.Image:
         except Exception as error:  # decoders raise anything on hostile bytes
             if isinstance(error, PhotoError):
                 raise PhotoError(path, error.reason) from None
+            if isinstance(error, UserError):  # of a setting
+                raise
             if photo.format in JPEG and "truncated" in str(error):
                 with contextlib.suppress(Exception):
                     if repaired := _without_end_marker(path, resize, crop):
@@ -113,8 +116,7 @@ def _pixels(photo: Image.Image, resize, crop) -> Image.Image:
         shrink = min((right - left) / resize[1], (bottom - top) / resize[0])
         if shrink >= 2:
             photo.draft("RGB", (int(photo.width / shrink), int(photo.height / shrink)))
-    if photo.width * photo.height > MAX_PIXELS:
-        raise PhotoError("", f"more than {MAX_PIXELS // 1_000_000} million pixels")
+    _check_pixels("", photo)
     photo.load()
     return upright_rgb(photo)
 
@@ -215,10 +217,23 @@ def open_photo(path) -> Image.Image:
             reason = disguised(_content(path, 64)) or reason
         raise PhotoError(path, reason) from None
     # a JPEG may be decoded small, and is checked then
-    if photo.width * photo.height > MAX_PIXELS and photo.format not in JPEG:
-        photo.close()
-        raise PhotoError(path, f"more than {MAX_PIXELS // 1_000_000} million pixels")
+    if photo.format not in JPEG:
+        _check_pixels(path, photo)
     return photo
+
+
+def _check_pixels(path, photo: Image.Image) -> None:
+    text = os.environ.get("MAX_MEGAPIXELS", "")
+    if text and not text.isdecimal():
+        raise UserError(f"MAX_MEGAPIXELS={text}: give a whole number, millions of pixels")
+    limit = int(text) * 1_000_000 if text else MAX_PIXELS
+    if photo.width * photo.height > limit:
+        photo.close()
+        raise PhotoError(
+            path,
+            f"more than {limit // 1_000_000} million pixels; MAX_MEGAPIXELS=N in the "
+            "environment raises the limit",
+        )
 
 
 def _identify(path) -> Image.Image:

@@ -116,8 +116,11 @@ def _from_file(path: Path, seed: int, size: tuple[int, int]):
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # albumentations warns of arguments it does not know
-            step = A.from_dict(content)
+            warnings.simplefilter("ignore")
+            # albumentations warns of what it does not know, and leaves it out
+            for unknown in (r"Argument\(s\)", r"Transform \w+ has no 'p'"):
+                warnings.filterwarnings("error", unknown)
+            step = A.from_dict(_of_version_2(content))
         augment = step if isinstance(step, A.Compose) else A.Compose([step])
         augment.set_random_seed(seed)
         pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
@@ -125,7 +128,8 @@ def _from_file(path: Path, seed: int, size: tuple[int, int]):
     except Exception as error:  # anything, from YAML to any of its classes
         what = f"has no {error}" if isinstance(error, KeyError) else first_line(error)
         raise UserError(
-            f"--augmentation {path}: cannot be used ({what}); write it with albumentations.save"
+            f"--augmentation {path}: cannot be used ({what}); write it with the save of "
+            f"albumentations {A.__version__}"
         ) from None
     for image in seen:
         if getattr(image, "shape", None) != pixels.shape or image.dtype != np.uint8:
@@ -134,6 +138,16 @@ def _from_file(path: Path, seed: int, size: tuple[int, int]):
                 "normalisation and tensors, which are the model's business"
             )
     return augment
+
+
+def _of_version_2(content):
+    """What albumentations 1 saved, without its `always_apply`, which was p = 1."""
+    if isinstance(content, list):
+        return [_of_version_2(value) for value in content]
+    if not isinstance(content, dict):
+        return content
+    content = {key: _of_version_2(value) for key, value in content.items()}
+    return content | {"p": 1.0} if content.pop("always_apply", False) else content
 
 
 class Policy:

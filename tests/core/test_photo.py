@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, PngImagePlugin
 
 from core import listing, photo
+from core.errors import UserError
 from core.folders import ROOT
 from core.photo import PhotoError, crop_box, load_photo
 from prediction import tta
@@ -298,6 +299,13 @@ def test_too_many_pixels_are_refused_before_decoding(tmp_path, monkeypatch):
     assert load_photo(large, (9, 9)).shape == (9, 9, 3)  # decoded at a fraction
     with pytest.raises(PhotoError, match="million pixels"):
         load_photo(large, (160, 200))
+    monkeypatch.setenv("MAX_MEGAPIXELS", "1")
+    assert load_photo(large, (160, 200)).shape == (160, 200, 3)
+    monkeypatch.setenv("MAX_MEGAPIXELS", "many")
+    for some in (path, large):
+        with pytest.raises(UserError, match="MAX_MEGAPIXELS=many"):
+            load_photo(some, SIZE)
+    monkeypatch.delenv("MAX_MEGAPIXELS")
     monkeypatch.setattr(photo, "MAX_PIXELS", 1200)
     assert load_photo(path, SIZE).shape == (*SIZE, 3)
 

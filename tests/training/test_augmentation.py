@@ -61,6 +61,19 @@ def test_an_augmentation_of_ones_own_is_read_from_albumentations_file(
     assert np.array_equal(augment(image=smooth)["image"], smooth[:, ::-1])
 
 
+@pytest.mark.parametrize("always", ["true", "false"])
+def test_a_file_of_albumentations_1_is_read(tmp_path, smooth, always):
+    flip = f"{{__class_fullname__: HorizontalFlip, always_apply: {always}, p: 0.0}}"
+    move = "{__class_fullname__: ShiftScaleRotate, always_apply: false, p: 0.0, rotate_limit: 5}"
+    path = tmp_path / "my.yaml"
+    path.write_text(
+        f"transform: {{__class_fullname__: Compose, p: 1.0, transforms: [{flip}, {move}]}}"
+    )
+    augment = augmentation.augmentation(str(path), size=(64, 48))
+    expected = smooth[:, ::-1] if always == "true" else smooth
+    assert np.array_equal(augment(image=smooth)["image"], expected)
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -72,6 +85,7 @@ def test_an_augmentation_of_ones_own_is_read_from_albumentations_file(
         ("{}", "has no 'transform'"),
         ("transform: {__class_fullname__: Explode, p: 1.0}", "has no 'Explode'"),
         ("transform: {__class_fullname__: HorizontalFlip, p: 1.0, much: 3}", "much"),
+        ("transform: {__class_fullname__: HorizontalFlip}", "has no 'p'"),
         (
             "transform: {__class_fullname__: os.system, command: touch HACKED, p: 1.0}",
             "has no 'os.system'",
