@@ -117,6 +117,7 @@ def _leaderboard(path: Path, names: pd.Series) -> pd.Series:
 def read_members(members: pd.DataFrame) -> tuple[pd.Index, np.ndarray]:
     """The best model's ImageIDs (N,) and all predictions (members, N) int8 in that order.
 
+    Prints which ones are the same as another, as of one model predicted twice (NAME and NAME-2).
     UserError if the photos differ.
     """
     best = submission.read_submission(members["path"][0])
@@ -124,7 +125,12 @@ def read_members(members: pd.DataFrame) -> tuple[pd.Index, np.ndarray]:
     for path in members["path"][1:]:
         other = submission.read_submission(path, unique=False)  # align sees to that
         ans.append(other["ans"].to_numpy()[submission.align(path, other["ImageID"], photos)])
-    return photos, np.stack(ans)
+    ans, names = np.stack(ans), members["name"]
+    for row, name in enumerate(names):
+        twin = next((names[other] for other in range(row) if (ans[other] == ans[row]).all()), None)
+        if twin:
+            print(f"warning: {name} predicts the same as {twin} for every photo, so it votes twice")
+    return photos, ans
 
 
 def probabilities_of(members: pd.DataFrame, photos: pd.Index):

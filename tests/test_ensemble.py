@@ -248,6 +248,15 @@ def test_earlier_votes_are_left_out_and_written_over(folder, capsys):
     assert not (folder / "vote.npz").exists()  # the soft vote's, which is gone
 
 
+def test_a_model_that_votes_twice_is_told(folder, capsys):
+    for name, ans in (("x", [5, 6, 7]), ("x-2", [5, 6, 7]), ("y", [5, 6, 8])):
+        member(folder, name, ans, 0.9)
+    vote(*sorted(folder.glob("*.csv")))
+    assert capsys.readouterr().out.count("warning: ") == 1
+    vote(folder / "x.csv", folder / "x-2.csv")
+    assert "warning: x-2 predicts the same as x for every photo" in capsys.readouterr().out
+
+
 def test_models_of_one_name_in_two_folders_are_told_apart(folder, capsys):
     Path("other").mkdir()
     vote(member(folder, "x", [5] * 3, 0.9), member(Path("other"), "x", [5] * 3, 0.9))
