@@ -13,9 +13,8 @@ from core.files import atomic
 from core.photo import load_photo
 from prediction.onnx_file import open_session
 
-PHOTOS = (
-    100  # that set the ranges of activations; with 50 the decisions differ, with 200 they do not
-)
+# That set the ranges of activations; with 50 the predictions differ, with 200 they do not
+PHOTOS = 100
 BATCH = 10
 
 
@@ -51,10 +50,10 @@ def quantise(source: Path, output: Path, photos: list[Path]) -> None:
         session.run(None, {"photos": pixels})[0].argmax(1)
         for session in (model, open_session(output)[0])
     )
-    same = before == after
     size = output.stat().st_size / 1e6
     print(
-        f"wrote {output} ({size:.1f} MB, int8); {same.mean():.0%} of the {len(pixels)} photos get the same class"
+        f"wrote {output} ({size:.1f} MB, int8); {(before == after).mean():.0%} of the "
+        f"{len(pixels)} photos get the same class"
     )
 
 

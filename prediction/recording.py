@@ -53,28 +53,18 @@ def draw_label(frame: np.ndarray, corner, lines: list[str], colour) -> None:
     """
     import cv2
 
-    font, scale, pad = (
-        cv2.FONT_HERSHEY_DUPLEX,
-        max(0.4, frame.shape[0] / 1000),
-        max(3, frame.shape[0] // 120),
-    )
+    height = frame.shape[0]
+    font, scale, pad = cv2.FONT_HERSHEY_DUPLEX, max(0.4, height / 1000), max(3, height // 120)
     sizes = [cv2.getTextSize(line, font, scale, 1)[0] for line in lines]
     step = max(size[1] for size in sizes) + 2 * pad
-    width, height = max(size[0] for size in sizes) + 2 * pad, step * len(lines)
-    left = min(max(corner[0], 0), max(0, frame.shape[1] - width))
-    top = max(corner[1] - height, 0)
-    cv2.rectangle(frame, (left, top), (left + width, top + height), colour, cv2.FILLED)
+    box_width, box_height = max(size[0] for size in sizes) + 2 * pad, step * len(lines)
+    left = min(max(corner[0], 0), max(0, frame.shape[1] - box_width))
+    top = max(corner[1] - box_height, 0)
+    bottom = (left + box_width, top + box_height)
+    cv2.rectangle(frame, (left, top), bottom, colour, cv2.FILLED)
     for number, line in enumerate(lines, 1):
-        cv2.putText(
-            frame,
-            line,
-            (left + pad, top + step * number - pad),
-            font,
-            scale,
-            (255, 255, 255),
-            1,
-            cv2.LINE_AA,
-        )
+        at = (left + pad, top + step * number - pad)
+        cv2.putText(frame, line, at, font, scale, (255, 255, 255), 1, cv2.LINE_AA)
 
 
 def summary(counts: Counter) -> str:

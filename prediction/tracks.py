@@ -8,13 +8,10 @@ import numpy as np
 
 PATIENCE = 1.0  # seconds without a face after which a track has ended
 REACH = 1.0  # how far a face may be from where it was expected, in heights of a face
-HALF_LIFE = (
-    2.0  # seconds after which a prediction counts half: someone may put the mask on at the door
-)
-LEAST_FRAMES, LEAST_SECONDS = (
-    3,
-    0.2,
-)  # in view that make a person; less is taken for a false detection
+# Seconds after which a prediction counts half: someone may put the mask on at the door
+HALF_LIFE = 2.0
+# In view that make a person; less is taken for a false detection
+LEAST_FRAMES, LEAST_SECONDS = 3, 0.2
 
 
 @dataclass
@@ -64,9 +61,8 @@ class Tracks:
 
         patience = max(3, round(PATIENCE * rate))
         self.tracker = Tracker("iou", REACH, patience, initialization_delay=0)
-        self.tracker.distance_function = VectorizedDistance(
-            face_distances
-        )  # the constructor takes slow scalar ones only
+        # the constructor takes slow scalar ones only
+        self.tracker.distance_function = VectorizedDistance(face_distances)
         self.present: dict[int, Track] = {}
         self.count = 0
 

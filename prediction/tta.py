@@ -24,12 +24,8 @@ def views(images, names):
     if "flip" in names:
         yield images.flip(-1)
     if "crops" in names:
-        for dx, dy in (
-            (-0.08, 0.0),
-            (0.08, 0.0),
-            (0.0, -0.08),
-            (0.0, 0.08),
-        ):  # grid_sample counts half widths
+        shift = 0.08  # grid_sample counts half widths
+        for dx, dy in ((-shift, 0.0), (shift, 0.0), (0.0, -shift), (0.0, shift)):
             yield zoomed(1.0, dx, dy)
     if "scales" in names:
         yield zoomed(0.92)
