@@ -152,7 +152,7 @@ def predict_rows(args, predictor, paths: list[str], journal) -> np.ndarray:
 
 
 def write_submission(args, output: Path, frame, probabilities: np.ndarray, about: dict) -> None:
-    """Write the submission's files; photos that could not be read are treated as --on_error says."""
+    """Write the submission's files, photos that could not be read as --on_error says."""
     from prediction import submission
 
     unread = submission.unread(probabilities)

@@ -1,10 +1,12 @@
-"""demo.py's page in a real browser: a photo dropped, its table read and saved, the box in a camera's picture, both languages.
+"""demo.py's page in a real browser: a photo dropped, its table read and saved, the box in a
+camera's picture, both languages.
 
     pip install playwright && playwright install chromium      (or --browser /usr/bin/chromium)
     python benchmarks/browser.py --checkpoint swin.onnx --shots shots/
 
-Chromium runs without a window and with a film instead of a camera: a person of the sample set who walks by. Ends with status 1
-and the reason if anything is not as it should be, a request to another machine included.
+Chromium runs without a window and with a film instead of a camera: a person of the sample set who
+walks by. Ends with status 2 and the reason if anything is not as it should be, a request to another
+machine included.
 """
 
 import argparse
@@ -49,7 +51,9 @@ def people() -> list[np.ndarray]:
 
 
 def film(path: Path, photo: np.ndarray) -> None:
-    """Write what Chromium takes for a camera: a person who walks from left to right, raw video of 640 x 480."""
+    """Write what Chromium takes for a camera: a person who walks from left to right, raw video of
+    640 x 480.
+    """
     with path.open("wb") as stream:
         stream.write(b"YUV4MPEG2 W640 H480 F10:1 Ip A1:1 C420jpeg\n")
         for x in range(40, 400, 12):
@@ -108,14 +112,8 @@ def main(args) -> int:
         cv2.imwrite(str(folder / "one.jpg"), faces[0])
         cv2.imwrite(str(folder / "three.jpg"), np.hstack(faces))
         film(folder / "film.y4m", faces[1])
-        command = [
-            sys.executable,
-            ROOT / "demo.py",
-            "--checkpoint",
-            args.checkpoint,
-            "--port",
-            str(args.port),
-        ]
+        command = [sys.executable, ROOT / "demo.py", "--checkpoint", args.checkpoint]
+        command += ["--port", str(args.port)]
         with (
             subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server,
             sync_playwright() as p,
@@ -129,12 +127,8 @@ def main(args) -> int:
                     f"--use-file-for-fake-video-capture={folder / 'film.y4m'}",
                 ]
                 browser = p.chromium.launch(executable_path=args.browser, args=flags)
-                drive(
-                    browser.new_page(locale="en-US"),
-                    address,
-                    [folder / "one.jpg", folder / "three.jpg"],
-                    shots,
-                )
+                photos = [folder / "one.jpg", folder / "three.jpg"]
+                drive(browser.new_page(locale="en-US"), address, photos, shots)
                 browser.close()
             finally:
                 server.terminate()

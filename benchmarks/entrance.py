@@ -1,14 +1,16 @@
 """The entrance, measured: faces found in photos, and people who walk past a camera.
 
     python benchmarks/entrance.py faces /data/train
-    python benchmarks/entrance.py walk /data/eval /data/eval_answers.csv --checkpoint swin.onnx --people 40
+    python benchmarks/entrance.py walk /data/eval /data/eval_answers.csv --checkpoint swin.onnx
 
-`walk` makes a video of photos that slide through the picture one after the other, runs inference.py --video on it, and counts
-how many people were named once, and with the right mask state. Both take one core.
+`walk` makes a video of photos that slide through the picture one after the other, runs inference.py
+--video on it, and counts how many people were named once, and with the right mask state. Both take
+one core.
 """
 
 import argparse
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -30,10 +32,7 @@ from core.faces import FaceDetector  # noqa: E402
 from core.photo import read_photo  # noqa: E402
 from prediction.show import MASKS  # noqa: E402
 
-STATES = {
-    "incorrect_mask": "incorrect",
-    "normal": "bare",
-}  # by stem; every other one is a worn mask
+STATES = {"incorrect_mask": "incorrect", "normal": "bare"}  # by stem; all others are worn masks
 RATE, SIZE, HEIGHT = 25, (640, 480), 300  # frames a second, of the frame, of the photos in it
 PAUSE = 8  # frames without anybody between two people
 
@@ -68,42 +67,41 @@ def faces(args) -> int:
     detector, rows = FaceDetector(), []
     for path in paths:
         photo = read_photo(path)
-        start = time.perf_counter()
+        start = time.process_time()
         count = len(detector(photo))
-        rows.append((STATES.get(path.stem, "worn"), count, time.perf_counter() - start))
+        rows.append((STATES.get(path.stem, "worn"), count, time.process_time() - start))
     table = pd.DataFrame(rows, columns=["photo", "faces", "seconds"])
     for state, group in table.groupby("photo"):
         found = (group["faces"] > 0).sum()
         print(
             f"{state:10} {found:6,} of {len(group):,} photos have a face ({found / len(group):.1%})"
         )
+    milliseconds = table["seconds"].median() * 1000
     print(
-        f"more than one face: {(table['faces'] > 1).sum():,}; {table['seconds'].median() * 1000:.1f} ms a photo"
+        f"more than one face: {(table['faces'] > 1).sum():,}; {milliseconds:.1f} ms of a core a photo"
     )
     return 0
 
 
 def walk(args) -> int:
-    """Print how many people were named once, how many tracks have the right mask state, and the frames a second."""
+    """Print how many people were named once, how many tracks have the right mask state, and the
+    frames a second.
+    """
     people = pd.read_csv(args.labels).sample(args.people, random_state=args.seed)
     photos = [args.eval / "images" / name for name in people["ImageID"]]
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         spans = make_video(folder / "walk.mp4", photos, args.pixels)
-        flags = [
-            "--video",
-            folder / "walk.mp4",
-            "--checkpoint",
-            args.checkpoint,
-            "--output_dir",
-            folder,
-        ]
-        done = subprocess.run(
-            [sys.executable, ROOT / "inference.py", *flags], capture_output=True, text=True
-        )
+        flags = ["--video", folder / "walk.mp4", "--checkpoint", args.checkpoint]
+        flags += ["--output_dir", folder]
+        command = [sys.executable, ROOT / "inference.py", *flags]
+        done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             sys.exit(done.stderr)
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        frames = round(spans[-1][1] * RATE)
         print(done.stdout.splitlines()[0])
+        print(f"{1000 * (used.ru_utime + used.ru_stime) / frames:.0f} ms of a core a frame")
         tracks = pd.read_csv(folder / "walk.csv")
     middle = (tracks["first"] + tracks["last"]) / 2
     once = right = 0
@@ -112,13 +110,16 @@ def walk(args) -> int:
         once += len(own) == 1
         right += (own["mask"] == MASKS[ans // 6]).sum()
     print(
-        f"people {len(people)}, named once {once}; tracks {len(tracks)}, right mask state {right} ({right / len(tracks):.1%})"
+        f"people {len(people)}, named once {once}; tracks {len(tracks)}, right mask state {right} "
+        f"({right / len(tracks):.1%})"
     )
     return 0
 
 
 def make_video(path: Path, photos: list[Path], pixels: float) -> list[tuple[float, float]]:
-    """Write a video of photos that slide through, by turns from the left and from the right; when each is in view, in seconds."""
+    """Write a video of photos that slide through, by turns from the left and from the right; when
+    each is in view, in seconds.
+    """
     random = np.random.default_rng(0)
     width, height = SIZE
     background = np.full((height, width, 3), (150, 160, 165), np.uint8)
@@ -131,11 +132,8 @@ def make_video(path: Path, photos: list[Path], pixels: float) -> list[tuple[floa
         start = frames
         for step, x in enumerate(np.arange(-person.shape[1], width, pixels)):
             x = round(x if number % 2 == 0 else width - person.shape[1] - x)
-            left, right, top = (
-                max(x, 0),
-                min(x + person.shape[1], width),
-                round(90 + 6 * np.sin(step / 4)),
-            )
+            left, right = max(x, 0), min(x + person.shape[1], width)
+            top = round(90 + 6 * np.sin(step / 4))
             frame = background.copy()
             if left < right:
                 frame[top : top + HEIGHT, left:right] = person[:, left - x : right - x]

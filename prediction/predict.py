@@ -41,9 +41,9 @@ def predict(
     With `ages` a column more (size, 19): the age in years that a years head predicts. All are averaged over the test-time augmentations `views`. `precision` is fp32, bf16 or fp16,
     where not given that of `fabric`; `ways` batches are computed concurrently
     (processes.at_a_time). Rows start at `first`; -1 - row marks a photo that could not be read: its
-    prediction is nan. Where fp16 overflows, all is predicted again in fp32; what is no number there is inf.
-    Batches that do not fit in memory are halved. Rows are put where they belong and gathered over
-    all ranks, so a photo counts once however the work is shared.
+    prediction is nan. Where fp16 overflows, all is predicted again in fp32; what is no number there
+    is inf. Batches that do not fit in memory are halved. Rows are put where they belong and
+    gathered over all ranks, so a photo counts once however the work is shared.
     """
     model.eval()
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.bfloat16)

@@ -114,7 +114,7 @@ class TorchModel:
             yield np.exp(log_probabilities[max(0, first - start) :])
 
     def loader(self, photos, mark_errors: bool, count: int):
-        """A DataLoader for `count` of the photos, and how many batches are computed concurrently."""
+        """A DataLoader for `count` of the photos; how many batches are computed concurrently."""
         options = self.options
         description, size = self.description, options.batch_size
         workers = 0
