@@ -3,8 +3,12 @@
     python benchmarks/entrance.py faces /data/train
     python benchmarks/entrance.py walk /data/eval /data/eval_answers.csv --checkpoint swin.onnx
 
+    python benchmarks/entrance.py int8 /data/eval /data/eval_answers.csv --checkpoint \
+        swin.safetensors --photos /data/train
+
+`int8` exports a model as ONNX and with 8 bits, and compares the scores and the speed of the three.
 `walk` makes a video of photos that slide through the picture one after the other, runs inference.py
---video on it, and counts how many people were named once, and with the right mask state. Both take
+--video on it, and counts how many people were named once, and with the right mask state. All take
 one core.
 """
 
@@ -29,6 +33,7 @@ sys.path.insert(0, str(ROOT))
 
 from core.cli import ArgumentParser, HelpFormatter, run  # noqa: E402
 from core.faces import FaceDetector  # noqa: E402
+from core.listing import photos_in  # noqa: E402
 from core.photo import read_photo  # noqa: E402
 from prediction.show import MASKS  # noqa: E402
 
@@ -52,6 +57,12 @@ def parse_args(arguments=None) -> argparse.Namespace:
     c.add_argument("--pixels", type=float, default=6.0, help="that somebody moves in a frame")
     c.add_argument("--seed", type=int, default=0, help="of who walks")
     c.set_defaults(command=walk)
+    c = commands.add_parser("int8", help="what quantising costs and gains")
+    c.add_argument("eval", type=Path, metavar="DIR", help="eval folder")
+    c.add_argument("labels", type=Path, metavar="FILE", help="csv of ImageID and ans")
+    c.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="model file")
+    c.add_argument("--photos", type=Path, required=True, metavar="DIR", help="to quantise by")
+    c.set_defaults(command=int8)
     return p.parse_args(arguments)
 
 
@@ -113,6 +124,38 @@ def walk(args) -> int:
         f"people {len(people)}, named once {once}; tracks {len(tracks)}, right mask state {right} "
         f"({right / len(tracks):.1%})"
     )
+    return 0
+
+
+def int8(args) -> int:
+    """Print macro-F1, accuracy of the mask state and time of a model, its ONNX file and int8."""
+    import torch
+
+    from core.metrics import score
+    from prediction import Predictor
+    from prediction.export import export
+
+    torch.set_num_threads(1)
+    truth = pd.read_csv(args.labels)
+    photos = [read_photo(args.eval / "images" / name) for name in truth["ImageID"]]
+    with tempfile.TemporaryDirectory() as folder:
+        files = [args.checkpoint, Path(folder) / "a.onnx", Path(folder) / "a-int8.onnx"]
+        export(files[:1], files[1])
+        export(files[1:2], files[2], photos=photos_in(args.photos, recursive=True))
+        print("model        macro-F1  mask accuracy  ms of a core a photo")
+        expected = None
+        for name, file in zip(("PyTorch", "ONNX", "ONNX, int8"), files, strict=True):
+            predictor = Predictor(file)
+            predictor.probabilities(photos[:64])
+            start = time.process_time()
+            ans = predictor.probabilities(photos).argmax(1)
+            milliseconds = 1000 * (time.process_time() - start) / len(photos)
+            scores = score(truth["ans"].to_numpy(), ans)
+            expected = ans if expected is None else expected
+            print(
+                f"{name:11}  {scores['macro_f1']:.4f}    {scores['mask']:.4f}         "
+                f"{milliseconds:5.1f}    same class as PyTorch {(ans == expected).mean():.1%}"
+            )
     return 0
 
 

@@ -34,8 +34,7 @@ class LocalRequest(Request):
 
 
 class Page:
-    """A WSGI application. `find_model()` gives (model, description) for PeopleReader, or None while
-    there is no model.
+    """A WSGI application. `find_model()` gives a Predictor, or None while there is no model.
 
     It is called until there is one, so that the page can be open before the first training has
     ended."""
@@ -47,7 +46,7 @@ class Page:
 
     def __call__(self, environ, start_response):
         try:
-            response = self.answer(LocalRequest(environ))
+            response = self.respond(LocalRequest(environ))
         except HTTPException as error:
             response = error
         return self.guarded(response, environ)(environ, start_response)
@@ -61,7 +60,7 @@ class Page:
         response.headers["Cache-Control"] = "no-store"
         return response
 
-    def answer(self, request: LocalRequest) -> Response:
+    def respond(self, request: LocalRequest) -> Response:
         request.host  # noqa: B018 (raises for a name that is not trusted)
         if request.method == "GET" and request.path in FILES:
             file = TEMPLATES / FILES[request.path]
