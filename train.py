@@ -22,12 +22,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from lightning_fabric import Fabric
 from timm.utils import ModelEmaV3, distribute_bn
 
 from core import memory, processes
 from core.cli import run
 from core.errors import UserError
+from core.fabric import Fabric
 from core.files import write_json
 from core.folders import folder, is_drawn
 from core.labels import ATTRIBUTES, CLASSES

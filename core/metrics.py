@@ -5,7 +5,6 @@ axis of 18 is the classes in that order.
 """
 
 import numpy as np
-from sklearn.metrics import confusion_matrix, f1_score
 
 from core.labels import ATTRIBUTES, CLASSES, decode
 
@@ -16,12 +15,16 @@ def confusion(labels, ans) -> np.ndarray:
 
     ValueError for unequal lengths, no rows, or classes outside 0..17.
     """
+    from sklearn.metrics import confusion_matrix  # takes as long to import as PyTorch
+
     labels, ans = _classes(labels), _classes(ans, like=labels)
     return confusion_matrix(labels, ans, labels=np.arange(CLASSES))
 
 
 def per_class_f1(labels, ans) -> np.ndarray:
     """(18,) F1 of every class; nan for a class in neither the labels nor the predictions."""
+    from sklearn.metrics import f1_score
+
     labels, ans = _classes(labels), _classes(ans, like=labels)
     classes = np.arange(CLASSES)
     return f1_score(labels, ans, labels=classes, average=None, zero_division=np.nan)

@@ -36,7 +36,7 @@ def start(name: str, devices: int):
             is_global_zero=True,
             broadcast=lambda value: value,
         )
-    from lightning_fabric import Fabric
+    from core.fabric import Fabric
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     fabric = Fabric(accelerator=kind, devices=[int(index)] if index else devices)

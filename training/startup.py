@@ -9,13 +9,12 @@ from dataclasses import asdict, dataclass, fields, replace
 import numpy as np
 import timm
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.plugins.precision import MixedPrecision, Precision
 from timm.utils import random_seed
 
 import dataset
 from core import device, metrics
 from core.backbone import backbone_config
+from core.fabric import Fabric, MixedPrecision, Precision
 from core.labels import ATTRIBUTES, OFFICIAL_BANDS, encode
 from core.processes import cores, on_rank_zero
 from core.progress import say

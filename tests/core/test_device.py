@@ -11,6 +11,7 @@ import torch
 from core import device, processes
 from core.errors import UserError
 
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -74,7 +75,7 @@ FAULTS = """
 import resource, sys, torch
 sys.path.insert(0, sys.argv[1])
 from core import device
-from core import processes
+from core import device, processes
 if sys.argv[2] == "keep":
     device.keep_memory("cpu")
 def faults():
@@ -116,3 +117,36 @@ def test_an_accelerator_that_is_not_there_is_told_in_one_line(monkeypatch, name,
         return
     with pytest.raises(UserError, match=f"--accelerator {name}: .*; use auto or cpu"):
         device.accelerator(name)
+
+
+class Asked:
+    precision, layout, batch_size = "auto", "auto", 16
+
+
+@pytest.mark.parametrize(("seconds", "passes"), [(0.01, [1] * 4 + [8] * 12), (1, [1] * 8)])
+def test_a_large_model_is_timed_on_one_photo_only(monkeypatch, seconds, passes):
+    photos = []
+
+    def timed(model, precision, channels_last, resize, count, training):
+        photos.append(count)
+        return seconds * (0.5 if (precision, channels_last) == ("bf16", False) else 1)
+
+    monkeypatch.setattr(device, "_seconds", timed)
+    choice = device.fastest(None, ["fp32", "bf16"], [True, False], (8, 8), 16, True)
+    assert (choice.precision, choice.channels_last) == ("bf16", False)
+    assert photos == passes
+
+
+@pytest.mark.parametrize(("convolutions", "layouts"), [(1, {True}), (2, {True, False})])
+def test_the_layout_is_timed_only_where_there_are_convolutions(monkeypatch, convolutions, layouts):
+    seen = set()
+
+    def timed(model, precision, channels_last, *more):
+        seen.add(channels_last)
+        return 0.01
+
+    monkeypatch.setattr(device, "_seconds", timed)
+    monkeypatch.setattr(device, "fit", lambda *more: None)
+    model = torch.nn.Sequential(*(torch.nn.Conv2d(3, 3, 1) for _ in range(convolutions)))
+    device.choose(model, "cpu", Asked, training=True, resize=(8, 8))
+    assert seen == layouts
