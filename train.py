@@ -13,9 +13,12 @@ from training import settings
 if __name__ == "__main__":  # before the slow imports, so that --help is immediate
     ARGS = settings.parse_or_exit()
 
+import time
+
+STARTED = time.perf_counter()
+
 import logging
 import math
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +32,7 @@ from core.cli import run
 from core.errors import UserError
 from core.fabric import Fabric
 from core.files import write_json
-from core.folders import folder, is_drawn
+from core.folders import folder
 from core.labels import ATTRIBUTES, CLASSES
 from core.processes import on_rank_zero
 from core.progress import progress, say
@@ -83,7 +86,7 @@ class Training:
 def set_up(args, data: Data, fold: int, path: Path, fabric, stop, recorded: dict) -> Training:
     """Photos, model, optimizer, schedule, as planned; says what was decided."""
     train_frame, val_frame = part(data, fold, args)
-    model, plan = start(args, train_frame, is_drawn(data.source), fabric, recorded)
+    model, plan = start(args, train_frame, data, fabric, recorded)
     workers = processes.readers(fabric.device.type, args.workers)
     cache = caches(data, args, plan)
     photos = TrainingPhotos(train_frame, args, plan, fabric, workers, cache)
@@ -234,6 +237,8 @@ def train(args, data: Data, fold: int, path: Path, fabric, stop, machine=None):
         if t.plan.first_epoch == state.epoch > 0:
             say(f"extended to {args.epochs} epochs, with a new learning-rate schedule from here")
     on_rank_zero(fabric, begin, t, data, state)
+    if machine is None:
+        say(f"start-up took {time.perf_counter() - STARTED:.1f} s")
     with stop:
         while not (state.validated and is_over(t, state)):
             if state.validated:
@@ -286,9 +291,9 @@ def main(args) -> int:
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     model_dir = folder(args.model_dir, "SM_MODEL_DIR", default="model")
     fabric = launch(args)
-    frame, source = read_photos(args, fabric)
+    frame, source, check = read_photos(args, fabric)
     path, _, split = on_rank_zero(fabric, run_folder.open_run, args, frame, model_dir)
-    data = Data(frame, split, source)
+    data = Data(frame, split, source, check)
     if path.name != args.name.split("/")[-1]:
         say(f"a run {args.name} is there already: this one is {path.name}")
     try:

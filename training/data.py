@@ -3,6 +3,8 @@
 import atexit
 import multiprocessing
 import signal
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,37 +32,60 @@ class Data:
     frame: pd.DataFrame
     split: pd.DataFrame
     source: Path
+    check: Callable[[], None] = lambda: None
 
 
-def read_photos(args, fabric) -> tuple[pd.DataFrame, Path]:
-    """The frame of photos, checked, and the folder it was read from; says what was found."""
+def read_photos(args, fabric) -> tuple[pd.DataFrame, Path, Callable[[], None]]:
+    """The frame of photos, the folder it was read from, and a function for all ranks to call
+    before training; says what was found.
+
+    Photos are checked while the model is fetched and built. The function waits for that and raises
+    UserError for broken ones; with --on_error skip they are left out of the frame instead.
+    """
     source, why = data_folder(args.data_dir, "train")
     frame = dataset.read_train(source, args.corrections, args.recursive == "yes")
     people = frame["person"].nunique()
     say(f"data: {len(frame):,} photos of {people:,} people in {source} ({why})")
     if args.check_photos == "no" and args.on_error == "fail":
-        return frame, source
+        return frame, source, lambda: None
+
+    def bar(results):
+        return progress(results, len(frame), "checking photos", "photo")
+
+    if fabric.is_global_zero:
+        checking = ThreadPoolExecutor(1).submit(dataset.check_photos, frame["path"], bar)
 
     def unreadable():
-        def bar(results):
-            return progress(results, len(frame), "checking photos", "photo")
+        return on_rank_zero(fabric, lambda: checking.result())
 
-        return dataset.check_photos(frame["path"], bar)
+    if args.on_error == "skip":
+        return leave_out(frame, unreadable()), source, lambda: None
+    return frame, source, lambda: refuse(frame, unreadable())
 
-    bad = on_rank_zero(fabric, unreadable)
-    if not bad:
-        return frame, source
-    words = "; ".join(map(str, bad[:5]))
-    words += f"; and {len(bad) - 5:,} more" if len(bad) > 5 else ""
-    if len(bad) == len(frame):
-        raise UserError(f"no photo can be read, first {words}")
-    if args.on_error == "fail":
+
+def refuse(frame: pd.DataFrame, bad: list) -> None:
+    """UserError if there are `bad` photos."""
+    if bad:
         raise UserError(
-            f"{len(bad):,} of {len(frame):,} photos cannot be used: {words}. Fix or remove them, "
-            "or leave them out with --on_error skip"
+            f"{len(bad):,} of {len(frame):,} photos cannot be used: {_first(bad)}. Fix or remove "
+            "them, or leave them out with --on_error skip"
         )
-    say(f"warning: left out {len(bad):,} of {len(frame):,} photos that cannot be read: {words}")
-    return dataset.without(frame, bad), source
+
+
+def leave_out(frame: pd.DataFrame, bad: list) -> pd.DataFrame:
+    """The frame without its `bad` photos; UserError if none is left."""
+    if len(bad) == len(frame):
+        raise UserError(f"no photo can be read, first {_first(bad)}")
+    if bad:
+        say(
+            f"warning: left out {len(bad):,} of {len(frame):,} photos that cannot be read: "
+            + _first(bad)
+        )
+    return dataset.without(frame, bad)
+
+
+def _first(bad: list) -> str:
+    return "; ".join(map(str, bad[:5])) + (f"; and {len(bad) - 5:,} more" if len(bad) > 5 else "")
 
 
 def part(data: Data, fold: int, args) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -15,12 +15,13 @@ import dataset
 from core import device, metrics
 from core.backbone import backbone_config
 from core.fabric import Fabric, MixedPrecision, Precision
+from core.folders import is_drawn
 from core.labels import ATTRIBUTES, OFFICIAL_BANDS, encode
 from core.processes import cores, on_rank_zero
 from core.progress import say
 from model import MaskClassifier, load_pretrained
 from training import settings
-from training.data import by_attribute
+from training.data import Data, by_attribute
 from training.split import sampling_weights
 
 
@@ -70,14 +71,17 @@ def launch(args) -> Fabric:
     return fabric
 
 
-def start(args, train_frame, drawn: bool, fabric, recorded: dict) -> tuple[MaskClassifier, Plan]:
+def start(args, train_frame, data: Data, fabric, recorded: dict) -> tuple[MaskClassifier, Plan]:
     """The model at its start and the Plan, already applied.
 
     `recorded` holds choices made before, by the run that is resumed or for another fold.
     """
+    if args.statistics == "measured":
+        data.check()
     choices = recorded if "mean" in recorded else input_choices(args, train_frame) | recorded
     torch.manual_seed(args.seed)
-    model = build_model(args, choices, drawn)
+    model = build_model(args, choices, is_drawn(data.source))
+    data.check()  # before anything is timed
     if args.offsets != "no":
         set_frequency_offsets(model, train_frame, args)
     if "precision" not in choices:
