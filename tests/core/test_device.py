@@ -11,7 +11,6 @@ import torch
 from core import device, processes
 from core.errors import UserError
 
-
 ROOT = Path(__file__).resolve().parents[2]
 
 
