@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from core.errors import UserError
-from core.memory import available_memory, fit
+from core.memory import fit
 
 SLOW = 2.0  # seconds, from which on precision and layout are timed on one photo only
 FABRIC_PRECISION = {"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}
@@ -54,7 +54,7 @@ def accelerator(name: str = "auto") -> str:
     raise UserError(f"--accelerator {name}: {there}; use auto or cpu")
 
 
-def choose(model, device: str, args, training: bool, resize=None) -> Choice:
+def choose(model, device: str, args, training: bool, resize=None, ranks: int = 1) -> Choice:
     """Precision, layout and, for training, what is needed to fit in memory, for `model` on `device` under the flags `args`.
 
     In training a GPU from compute capability 8.0 on takes bf16, an older one fp16, and a CPU whichever of fp32 and bf16 is faster.
@@ -93,8 +93,8 @@ def choose(model, device: str, args, training: bool, resize=None) -> Choice:
     if args.layout != "auto":
         choice.channels_last = args.layout == "last"
     if training:
-        free = torch.cuda.mem_get_info()[0] if device == "cuda" else available_memory()
-        fit(model, choice, args, free)
+        fuse_attention(model, device, training)
+        fit(model, choice, args, device, resize, ranks)
     return choice
 
 

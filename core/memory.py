@@ -1,94 +1,168 @@
 """Memory: what a training step needs, and what is free."""
 
+import copy
 import os
+from pathlib import Path
 
 import torch
 
 from core.errors import UserError
 
-# Activations take more than autograd keeps (workspaces, fragments): Swin-L-384 at batch 16 on a V100 took 23.3 GB under fp16 and
-# 27.6 GB in fp32 by the winning team's account; from what autograd keeps, this factor gives 23.6 and 26.4.
+# On a CPU: activations take more than autograd keeps (workspaces, fragments). Swin-L-384 at batch 16
+# on a V100 took 23.3 GB under fp16 and 27.6 GB in fp32 by the winning team's account; from what
+# autograd keeps, this factor gives 23.6 and 26.4. On a GPU a real step is measured instead.
 OVERHEAD = 1.25
+FRAGMENTS = 1.1  # of what was measured on a GPU
 
 
-def fit(model, choice, args, free: int) -> None:
-    """Set `choice.checkpointing` and `choice.split` so that a training step takes at most `free` bytes.
+def fit(model, choice, args, device: str, resize, ranks: int = 1) -> None:
+    """Set `choice.checkpointing` and `choice.split` so that a training step fits in memory.
 
-    Needs are estimated from what autograd keeps for one photo. Raises UserError with the flag to lower where nothing helps.
+    UserError with the flag to lower where nothing helps.
     """
-    parameters = sum(p.numel() for p in model.parameters())
-    fixed = 16 * parameters + (
-        4 * parameters if args.ema else 0
-    )  # fp32 weights, gradients, two moments, average
-    photo = kept_for_backward(model, args.resize, choice.precision)
-    need = fixed + OVERHEAD * photo * args.batch_size
+    free = free_memory(device)
+    fixed, photo = step_bytes(model, choice.precision, device, args, resize, ranks)
     choice.checkpointing = args.checkpointing == "yes" or (
-        args.checkpointing == "auto" and need > free
+        args.checkpointing == "auto"
+        and fixed + photo * args.batch_size > free
+        and set_checkpointing(model, True)
     )
     if choice.checkpointing:
-        if not hasattr(model.backbone, "set_grad_checkpointing"):
-            raise UserError(f"--checkpointing: {args.model} cannot do it")
-        model.backbone.set_grad_checkpointing(True)
-        photo = (
-            kept_for_backward(model, args.resize, choice.precision) + photo / 10
-        )  # and a block of activations computed again
-        model.backbone.set_grad_checkpointing(False)
-    while fixed + OVERHEAD * photo * (args.batch_size // choice.split) > free:
+        if not set_checkpointing(model, True):
+            raise UserError(
+                f"--checkpointing: timm's {args.model} cannot recompute activations; use "
+                "--checkpointing no and a smaller --batch_size"
+            )
+        fixed, photo = step_bytes(model, choice.precision, device, args, resize, ranks)
+    set_checkpointing(model, False)
+    need = fixed + photo * args.batch_size
+    while fixed + photo * (args.batch_size // choice.split) > free:
         choice.split *= 2
         if args.checkpointing != "auto" or args.batch_size % choice.split:
             raise UserError(
-                f"--batch_size {args.batch_size} needs about {(fixed + OVERHEAD * photo * args.batch_size) / 1e9:.1f} GB, "
-                f"{free / 1e9:.1f} GB are free; lower it (--accumulate keeps the effective batch) or use a smaller --resize"
+                f"--batch_size {args.batch_size} needs about {need / 1e9:.1f} GB, "
+                f"{free / 1e9:.1f} GB are free; lower it (--accumulate keeps the effective batch) "
+                "or use a smaller --resize"
             )
 
 
+def set_checkpointing(model, enable: bool) -> bool:
+    """Switch the backbone's activation checkpointing; False where timm has none for it."""
+    try:
+        model.backbone.set_grad_checkpointing(enable)
+    except (AttributeError, AssertionError, NotImplementedError, RuntimeError, TypeError):
+        return not enable
+    return True
+
+
+def step_bytes(model, precision: str, device: str, args, resize, ranks: int):
+    """Bytes of a training step: what does not depend on the batch, and what a photo adds."""
+    weights = 4 * sum(p.numel() for p in model.parameters())
+    # Two moments of the optimizer; the average; the buckets in which DDP exchanges gradients.
+    later = weights * (2 + bool(args.ema) + (ranks > 1))
+    if device == "cuda":
+        one, two = (measured_step(model, precision, resize, count) for count in (2, 4))
+        if two == float("inf"):
+            return two, two
+        photo = FRAGMENTS * max(0, two - one) / 2
+        return weights + max(0, FRAGMENTS * one - 2 * photo) + later, photo
+    photo = OVERHEAD * kept_for_backward(model, resize, precision)
+    return 2 * weights + later, photo
+
+
+def measured_step(model, precision: str, resize, photos: int) -> float:
+    """Most bytes that a real step of a copy of `model` takes on the GPU, its weights not counted;
+    infinite where it does not fit."""
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    try:
+        trial = copy.deepcopy(model).to("cuda", memory_format=torch.channels_last).train()
+        pixels = torch.zeros((photos, 3, *resize), dtype=torch.uint8, device="cuda")
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        with torch.autocast("cuda", dtype, enabled=precision != "fp32"):
+            scores = trial(pixels)
+        scores.float().sum().backward()
+        return torch.cuda.max_memory_allocated() - before
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return float("inf")
+    finally:
+        trial = scores = None
+        torch.cuda.empty_cache()
+
+
 def kept_for_backward(model, resize, precision) -> float:
-    """Bytes that autograd keeps for the backward pass of one photo, weights not counted: one forward pass of two photos on the CPU."""
+    """Bytes that autograd keeps for the backward pass of one photo: a forward pass on the CPU.
+
+    Weights are not counted, nor the copies of them that autocast makes.
+    """
     weights = {p.data_ptr() for p in model.parameters()}
+    shapes = {p.shape for p in model.parameters()}
+    shapes |= {shape[::-1] for shape in shapes if len(shape) == 2}
     kept = {}
 
     def pack(tensor):
-        if tensor.data_ptr() not in weights:
+        copied = precision != "fp32" and tensor.shape in shapes and tensor.dtype == torch.bfloat16
+        if tensor.data_ptr() not in weights and not copied:
             kept[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
         return tensor
 
-    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    # fp16 takes as many bytes as bf16, which CPUs compute faster.
     model.eval()
     with (
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
-        torch.autocast("cpu", dtype, enabled=precision != "fp32"),
+        torch.autocast("cpu", torch.bfloat16, enabled=precision != "fp32"),
     ):
         model(torch.zeros((2, 3, *resize), dtype=torch.uint8))
     return sum(kept.values()) / 2
 
 
-def available_memory() -> int:
-    """Bytes of main memory free for use: what the kernel reports, or less where a container's limit says so."""
-    free = (
-        os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        if hasattr(os, "sysconf")
-        else 8 << 30
-    )
+def free_memory(device: str) -> int:
+    """Bytes free for training on `device`."""
+    return torch.cuda.mem_get_info()[0] if device == "cuda" else available_memory()
+
+
+def available_memory(root: Path = Path("/")) -> int:
+    """Bytes of main memory free for use: what the kernel reports, or less in a container.
+
+    A file that was read stays in the container's page cache until its memory is needed: it counts
+    as free. `root` is where /proc and /sys are.
+    """
+    free = 8 << 30
+    if hasattr(os, "sysconf"):
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     try:
-        with open("/proc/meminfo") as lines:
-            free = next(
-                int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")
-            )
-        with (
-            open("/sys/fs/cgroup/memory.max") as limit,
-            open("/sys/fs/cgroup/memory.current") as used,
-        ):
-            free = min(free, int(limit.read()) - int(used.read()))
+        lines = (root / "proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
     except (OSError, ValueError, StopIteration):
-        pass  # not Linux, or no limit
+        pass  # not Linux
+    groups = (  # cgroup v2, v1
+        ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+        (
+            *("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+            "total_inactive_file",
+        ),
+    )
+    for folder, limit, used, cache in groups:
+        try:
+            group = root / folder
+            stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            room = int((group / limit).read_text()) - int((group / used).read_text())
+            free = min(free, room + int(stat.get(cache, 0)))
+        except (OSError, ValueError):
+            pass  # no such group, or no limit
     return free
 
 
 def cache_fits(photos: int, resize, wish: str) -> bool:
-    """Whether the decoded crops are kept in memory: yes, no, or auto: if they take at most a quarter of what is free."""
-    return wish == "yes" or (
-        wish == "auto" and photos * resize[0] * resize[1] * 3 <= available_memory() / 4
-    )
+    """Whether the decoded crops are kept in memory: yes, no, or auto.
+
+    auto: if those of all ranks of this machine take at most a quarter of what is free.
+    """
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    size = ranks * photos * resize[0] * resize[1] * 3
+    return wish == "yes" or (wish == "auto" and size <= available_memory() / 4)
 
 
 def peak_memory(device) -> float:
@@ -104,8 +178,15 @@ def peak_memory(device) -> float:
     )
 
 
+# PyTorch's, cuBLAS's, cuDNN's and the kernel's words for it.
+OUT_OF_MEMORY = (
+    *("not enough memory", "can't allocate memory", "CUDA error: out of memory"),
+    *("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "_ALLOCATION_FAILED"),
+)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that a batch did not fit, on the GPU or in main memory."""
     return isinstance(error, torch.OutOfMemoryError) or any(
-        text in str(error) for text in ("not enough memory", "can't allocate memory")
+        text in str(error) for text in OUT_OF_MEMORY
     )

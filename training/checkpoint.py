@@ -43,6 +43,7 @@ class Checkpoint:
             "criterion": {
                 name: tensor.cpu() for name, tensor in self.criterion.state_dict().items()
             },
+            "buffers": self._buffers(),
         }
         ranks = [mine]
         if self.fabric.world_size > 1:
@@ -54,6 +55,16 @@ class Checkpoint:
             save_checkpoint(self.path, **content, **parts, ranks=ranks)
 
         on_rank_zero(self.fabric, write)
+
+    def _buffers(self) -> dict:
+        """Of several ranks each has batch norm statistics of its own, the average's too."""
+        if self.fabric.world_size == 1:
+            return {}
+        modules = {k: part for k, part in self.parts.items() if isinstance(part, torch.nn.Module)}
+        return {
+            name: {key: buffer.cpu() for key, buffer in module.named_buffers()}
+            for name, module in modules.items()
+        }
 
     def restore(self) -> State:
         """The State in last.ckpt, its parts loaded; UserError if it cannot be read."""
@@ -70,6 +81,8 @@ class Checkpoint:
         if mine.get("device_random") is not None:
             torch.get_device_module(self.fabric.device).set_rng_state(mine["device_random"])
         self.criterion.load_state_dict(mine.get("criterion", {}), strict=False)
+        for name, buffers in mine.get("buffers", {}).items():
+            self.parts[name].load_state_dict(buffers, strict=False)
         known = {name: stored[name] for name in State.__dataclass_fields__ if name in stored}
         return State(**known, losses=mine["losses"])
 

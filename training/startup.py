@@ -174,7 +174,8 @@ def _machine_choices(args, model, fabric) -> dict:
 
         def choose():
             resize = model.description["resize"]
-            return vars(device.choose(model, kind, args, training=True, resize=resize))
+            ranks = fabric.world_size
+            return vars(device.choose(model, kind, args, True, resize, ranks))
 
         return on_rank_zero(fabric, choose)
 
