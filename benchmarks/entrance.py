@@ -89,7 +89,8 @@ def faces(args) -> int:
         )
     milliseconds = table["seconds"].median() * 1000
     print(
-        f"more than one face: {(table['faces'] > 1).sum():,}; {milliseconds:.1f} ms of a core a photo"
+        f"more than one face: {(table['faces'] > 1).sum():,}; "
+        f"{milliseconds:.1f} ms of a core a photo"
     )
     return 0
 

@@ -80,7 +80,7 @@ def flags_of(chosen: dict) -> list[str]:
 
 
 def check_space(args) -> None:
-    """End with one line, before any work, if train.py would refuse an end of a range or a choice."""
+    """UserError, before any work, if train.py would refuse an end of a range or a choice."""
     for flag, values in args.space.items():
         for value in values:
             chosen = settings.parse_or_exit([*args.common, *flags_of({flag: value})])

@@ -1,9 +1,10 @@
-"""How many wrong labels `prepare.py suspects` finds: labels of the sample set are changed, models trained on them, and labels ranked.
+"""Measure how many wrong labels `prepare.py suspects` finds in the sample set.
 
     python benchmarks/suspects.py --seed 0      320 people, 10 minutes of a core
 
-So many people get the other gender, so many photos another mask state, by a file of corrections; `train.py --folds` learns from that;
-what counts is the share of the changed labels among the first of those ranked.
+A file of corrections gives some people the other gender and some photos another mask state, and
+`train.py --folds` trains on that. The result is the share of the changed labels among the first of
+those ranked.
 """
 
 import argparse
@@ -135,10 +136,12 @@ def measure(args, work: Path) -> int:
         wrong = set(map(tuple, changed[changed["field"] == field][["person", "photo"]].to_numpy()))
         first = set(map(tuple, of[["person", "photo"]].to_numpy()[: round(args.first * len(of))]))
         suspect = of[of["suspect"] == "True"]
+        called = set(map(tuple, suspect[["person", "photo"]].to_numpy()))
+        found = len(wrong & first)
         print(
-            f"{field:6}  {len(wrong)} of {len(of)} {what} labelled wrongly: {len(wrong & first)} ({len(wrong & first) / len(wrong):.0%}) "
-            f"among the first {len(first)} ranked; {len(suspect)} are called suspect, "
-            f"{len(wrong & set(map(tuple, suspect[['person', 'photo']].to_numpy())))} of them rightly"
+            f"{field:6}  {len(wrong)} of {len(of)} {what} have a wrong label: {found} "
+            f"({found / len(wrong):.0%}) among the first {len(first)} ranked; {len(called)} are "
+            f"called suspect, {len(wrong & called)} of them correctly"
         )
     return 0
 

@@ -71,7 +71,8 @@ def parse_args() -> argparse.Namespace:
         "--memory",
         default="kept",
         choices=("kept", "returned"),
-        help="what a CPU does with memory that was freed: kept for the next tensor, as train.py does, or returned to the system",
+        help="freed memory on a CPU: kept for the next tensor, as train.py does, or returned to "
+        "the system",
     )
     p.add_argument("--data_dir", help="train folder (default: drawn here, 512 x 384 JPEGs)")
     p.add_argument(
@@ -96,9 +97,7 @@ def parse_args() -> argparse.Namespace:
     if min(args.batch_size, args.steps, args.repeats, *args.vote_rows, 1) < 1:
         p.error("give numbers above 0")
     if args.batch_size % 2:
-        p.error(
-            f"--batch_size {args.batch_size}: give an even number; on a CPU inference takes it in two halves"
-        )
+        p.error(f"--batch_size {args.batch_size}: give an even number; on a CPU it is split in two")
     return args
 
 
@@ -139,7 +138,7 @@ def main(args) -> int:
     return 0
 
 
-# ---------------------------------------------------------------------------- the three loops
+# -------------------------------------------------------------------------------- the three loops
 
 
 def measure(args) -> dict:
@@ -199,7 +198,8 @@ def measure(args) -> dict:
     if choice.channels_last:
         model = model.to(memory_format=torch.channels_last)
     print(
-        f"{device_name(fabric.device)}; batch {args.batch_size}; {args.repeats} repetitions of {args.steps} steps in turn, "
+        f"{device_name(fabric.device)}; batch {args.batch_size}; "
+        f"{args.repeats} repetitions of {args.steps} steps in turn, "
         f"{ANSWERING} times as many in inference; median (lowest to highest)"
     )
 
@@ -268,7 +268,7 @@ def our_loader(args, options, fabric, frame, batch_size: int, augment: bool, cac
 
 
 def training_loops(args, options, model, choice, fabric, frame) -> dict:
-    """Loops of args.steps training steps: name -> a function that runs one and returns its seconds."""
+    """Loops of args.steps training steps: name -> a function that returns the seconds of one."""
     import numpy as np
     import torch
 
@@ -359,7 +359,7 @@ def training_loops(args, options, model, choice, fabric, frame) -> dict:
 
 
 def inference_loops(args, options, trained, kind, frame):
-    """As training_loops, answering as inference.py does, with a copy of the model; and the choice that was made for it."""
+    """As training_loops, for inference with a copy of the model; and the Choice made for it."""
     import copy
 
     import torch
@@ -463,11 +463,11 @@ def plain(args, options, device, frame, training: bool):
     return timm.create_model(name, num_classes=18).to(device), batches()
 
 
-# ---------------------------------------------------------------------------- the loader alone
+# ------------------------------------------------------------------------------- the loader alone
 
 
 def loader_alone(args, options, fabric, frame):
-    """Photos a second of train.py's loader, milliseconds of each part for one photo, and the number of its worker processes."""
+    """Photos/s of train.py's loader, milliseconds of each part per photo, and its workers."""
     import numpy as np
     from PIL import Image
     from torch.utils.data import default_collate
@@ -515,7 +515,7 @@ def loader_alone(args, options, fabric, frame):
     return speeds, parts, workers
 
 
-# ---------------------------------------------------------------------------- what limits, what comes out
+# -------------------------------------------------------------------- what limits, what comes out
 
 
 def device_name(device) -> str:
@@ -533,7 +533,7 @@ def device_name(device) -> str:
 
 
 def report(args, operations, choices, fabric, speeds, loader_speeds, parts, workers) -> dict:
-    """Print the tables; the figures as a dictionary. `operations` are of a photo, `choices` of training and of inference."""
+    """Print the tables; returns the figures. `operations` per photo; `choices` by task."""
     median = {name: statistics.median(values) for name, values in speeds.items()}
     from core.device import ceiling
     from core.memory import peak_memory
@@ -556,9 +556,11 @@ def report(args, operations, choices, fabric, speeds, loader_speeds, parts, work
     }
     for name, value in median.items():
         task = name.partition(",")[0]
+        bare, plain = (value / median[f"{task}, {kind}"] for kind in ("bare", "plain"))
+        share = operations[task] * value / limits[task]
         print(
-            f"{name:19} {value:9.1f}  {min(speeds[name]):7.1f} to {max(speeds[name]):6.1f}  {value / median[f'{task}, bare']:7.2f}  "
-            f"{value / median[f'{task}, plain']:7.2f}  {operations[task] * value / limits[task]:5.1%}"
+            f"{name:19} {value:9.1f}  {min(speeds[name]):7.1f} to {max(speeds[name]):6.1f}  "
+            f"{bare:7.2f}  {plain:7.2f}  {share:5.1%}"
         )
     loader = statistics.median(loader_speeds) / max(1, workers)
     print(f"\nloader alone: {loader:.0f} images/s for each process ({workers} workers)")
@@ -570,7 +572,8 @@ def report(args, operations, choices, fabric, speeds, loader_speeds, parts, work
         for task, choice in zip(limits, choices, strict=True)
     )
     print(
-        f"\n{operations['inference'] / 1e9:.2f} GFLOP a photo forward, three times that in training; "
+        f"\n{operations['inference'] / 1e9:.2f} GFLOP a photo forward, three times that in "
+        "training; "
         f"matrix products at {peaks}; peak memory {memory:.1f} GB, plain loop included\n"
     )
     short = {"train": "training", "infer": "inference"}
@@ -586,12 +589,12 @@ def report(args, operations, choices, fabric, speeds, loader_speeds, parts, work
 
 
 def ratio(ours, other) -> float:
-    """Median of the ratios within each repetition: what slows the machine down for a while slows both."""
+    """Median of the ratios within each repetition: a slow spell of the machine affects both."""
     return statistics.median(a / b for a, b in zip(ours, other, strict=True))
 
 
 def vote(rows: int, work: Path) -> dict:
-    """Seconds and peak memory of `ensemble.py vote` on eight CSVs of `rows` answers, its start included."""
+    """Seconds and peak memory of `ensemble.py vote` on eight CSVs of `rows` rows."""
     import numpy as np
 
     generator = np.random.default_rng(0)
@@ -606,11 +609,12 @@ def vote(rows: int, work: Path) -> dict:
         file.with_suffix(".json").write_text(
             json.dumps({"kind": "model", "macro_f1": 0.5 + number / 100})
         )
-    # by way of a small process: a child's peak begins with the memory of the process that started it
+    # From a small process: a child's peak begins with the memory of the process that started it.
     watch = (
         "import json, resource, subprocess, sys, time; start = time.perf_counter(); "
         "subprocess.run([sys.executable, *sys.argv[1:]], check=True, stdout=subprocess.DEVNULL); "
-        "print(json.dumps([time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss]))"
+        "peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss\n"
+        "print(json.dumps([time.perf_counter() - start, peak]))"
     )
     command = [
         sys.executable,

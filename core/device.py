@@ -18,30 +18,30 @@ FABRIC_PRECISION = {"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}
 
 @dataclass
 class Choice:
-    """How a model is run: precision (bf16, fp16, fp32), memory layout, activation checkpointing, parts a batch is split into, the
-    threads that compute on a CPU (None: as PyTorch does), whether it is compiled (None: not decided yet)."""
+    """How a model runs on this machine."""
 
-    precision: str
+    precision: str  # bf16, fp16 or fp32
     channels_last: bool
-    reason: str
-    checkpointing: bool = False
-    split: int = 1
-    threads: int | None = None
-    compiled: bool | None = None
+    reason: str  # for the two, as shown to the user
+    checkpointing: bool = False  # of activations
+    split: int = 1  # micro-batches that a batch is split into
+    threads: int | None = None  # on a CPU
+    compiled: bool | None = None  # None: not decided yet
 
     @property
     def fabric_precision(self) -> str:
         return FABRIC_PRECISION[self.precision]
 
     def __str__(self):
-        text = f"{self.precision}, channels {'last' if self.channels_last else 'first'} ({self.reason})"
+        layout = "last" if self.channels_last else "first"
+        text = f"{self.precision}, channels {layout} ({self.reason})"
         text += f", {self.threads} thread{'s' * (self.threads > 1)}" if self.threads else ""
         text += ", activation checkpointing" if self.checkpointing else ""
-        return text + (f", each batch in {self.split} parts" if self.split > 1 else "")
+        return text + (f", each batch as {self.split} micro-batches" if self.split > 1 else "")
 
 
 def accelerator(name: str = "auto") -> str:
-    """ "auto" -> "cuda", "mps" or "cpu", as PyTorch finds them; UserError for one that is not there."""
+    """Resolve "auto" to "cuda", "mps" or "cpu"; UserError for a device that is not there."""
     kinds = {"cuda": torch.cuda, "mps": torch.backends.mps}
     found = [kind for kind, backend in kinds.items() if backend.is_available()]
     if name == "cpu" or (name == "auto" and not found):
@@ -55,12 +55,13 @@ def accelerator(name: str = "auto") -> str:
 
 
 def choose(model, device: str, args, training: bool, resize=None, ranks: int = 1) -> Choice:
-    """Precision, layout and, for training, what is needed to fit in memory, for `model` on `device` under the flags `args`.
+    """Precision and layout for `model` on `device`; for training also what makes it fit in memory.
 
-    In training a GPU from compute capability 8.0 on takes bf16, an older one fp16, and a CPU whichever of fp32 and bf16 is faster.
-    Answers are to be those of fp32: a GPU gives them in fp16, which is three bits nearer than bf16, a CPU in fp32. On a CPU the
-    candidates are timed on a few photos, forward and for training backward: for the same bits from run to run, name --precision
-    and --layout. Raises UserError for a batch that cannot fit.
+    Training uses bf16 on a GPU of compute capability 8.0 or higher, fp16 on an older one, and on a
+    CPU the faster of fp32 and bf16. Inference should predict as fp32 does: it uses fp16 on a GPU,
+    which has three more bits of precision than bf16, and fp32 on a CPU. On a CPU the candidates are
+    timed on a few photos: for the same bits in every run, give --precision and --layout. Raises
+    UserError for a batch that cannot fit.
     """
     resize = resize or args.resize
     if args.precision == "fp16" and device == "cpu":
@@ -70,7 +71,7 @@ def choose(model, device: str, args, training: bool, resize=None, ranks: int = 1
             torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in fp32
         bf16 = training and torch.cuda.get_device_capability() >= (8, 0)
         choice = Choice(
-            "bf16" if bf16 else answering_precision(device), True, torch.cuda.get_device_name()
+            "bf16" if bf16 else inference_precision(device), True, torch.cuda.get_device_name()
         )
     elif device == "mps":
         choice = Choice("fp32", False, "Apple's GPU")
@@ -80,7 +81,7 @@ def choose(model, device: str, args, training: bool, resize=None, ranks: int = 1
             if args.precision != "auto"
             else ["fp32", "bf16"]
             if training
-            else [answering_precision(device)]
+            else [inference_precision(device)]
         )
         convolutions = sum(isinstance(module, torch.nn.Conv2d) for module in model.modules())
         # Beside matrix products the layout of the one convolution that cuts patches is nothing.
@@ -98,8 +99,8 @@ def choose(model, device: str, args, training: bool, resize=None, ranks: int = 1
     return choice
 
 
-def answering_precision(device: str) -> str:
-    """The precision in which a model is validated and answers: see `choose`."""
+def inference_precision(device: str) -> str:
+    """The precision of validation and inference: see `choose`."""
     return "fp16" if device == "cuda" else "fp32"
 
 
@@ -126,7 +127,7 @@ def fastest(model, precisions, layouts, resize, batch_size, training) -> Choice:
 
 
 def _seconds(model, precision, channels_last, resize, batch_size, training) -> float:
-    """Seconds of one step of `model` on random photos; its weights and statistics stay as they are."""
+    """Seconds that one step of `model` takes; its weights and statistics do not change."""
     images = torch.full((batch_size, 3, *resize), 128, dtype=torch.uint8)
     images = images.contiguous(
         memory_format=torch.channels_last if channels_last else torch.contiguous_format
@@ -145,7 +146,7 @@ def _seconds(model, precision, channels_last, resize, batch_size, training) -> f
 
 
 def flops(model, resize) -> float:
-    """Floating-point operations of `model` for one photo forward, counted; a training step takes three times as many."""
+    """FLOP of one forward pass on one photo; a training step takes three times as many."""
     from torch.utils.flop_counter import FlopCounterMode
 
     model = copy.deepcopy(model).to("meta").eval()  # shapes without numbers: nothing is computed
@@ -155,7 +156,7 @@ def flops(model, resize) -> float:
 
 
 def ceiling(device, precision: str) -> float:
-    """Floating-point operations a second of a large matrix product on `device`: the best of ten."""
+    """FLOP/s of a large matrix product on `device`: the best of ten."""
     size = 8192 if device.type == "cuda" else 2048
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
     a, b = torch.randn(2, size, size, device=device).to(dtype)
@@ -170,10 +171,10 @@ def ceiling(device, precision: str) -> float:
 
 
 def fuse_attention(model, device: str, training: bool) -> None:
-    """Let the backbone's attention run as PyTorch's one fused operation, which timm leaves off in Swin: the same answers up to rounding.
+    """Use PyTorch's fused attention, which timm leaves off in Swin; the same up to rounding.
 
-    On a CPU it answers faster and trains slower (docs/speed.md): in training there the backbone stays as timm made it.
-    Not measured on a GPU.
+    On a CPU it makes inference faster and training slower (docs/speed.md): training on a CPU keeps
+    timm's choice. Not measured on a GPU.
     """
     for module in model.modules():
         if hasattr(module, "fused_attn") and not (training and device == "cpu"):
@@ -200,18 +201,20 @@ def compiles(wish: str, device: str, passes: int, worth: int) -> bool:
 
 
 def share_of_peak(model, device, precision: str) -> float:
-    """Share of the device's `ceiling` that training on one photo a second takes, all layers: times images/s of a device it is the MFU.
+    """Share of the device's `ceiling` that training takes at one photo a second.
 
-    Model FLOPs utilisation: Chowdhery et al. 2022, https://arxiv.org/abs/2204.02311, here of a measured peak instead of the data sheet's.
+    Times img/s this is the MFU (model FLOPs utilisation: Chowdhery et al. 2022,
+    https://arxiv.org/abs/2204.02311), here of the measured peak instead of the data sheet's.
     """
     return 3 * flops(model, model.description["resize"]) / ceiling(device, precision)
 
 
 def keep_memory(device: str) -> None:
-    """On a CPU under glibc: memory that was freed stays with this process and is used again.
+    """On a CPU with glibc: keep freed memory in this process, to be used again.
 
-    Else every large tensor is mapped anew and its pages are zeroed one by one by the kernel, which takes as long as a small CNN
-    computes (docs/speed.md). All threads share one heap, since only that one may grow as large as it has to. See mallopt(3).
+    Otherwise every large tensor is mapped anew and the kernel zeroes its pages, which takes as long
+    as a small CNN computes (docs/speed.md). All threads share one heap, since only that one can
+    grow without limit. See mallopt(3).
     """
     mallopt = (
         getattr(ctypes.CDLL(None), "mallopt", None)

@@ -163,7 +163,7 @@ class Names:
         return None
 
     def _names(self, folder: Path) -> tuple[dict[str, str], dict[str, str]]:
-        """The names in a folder by what people read, and by that in lower case where it is one's."""
+        """The names in a folder by their readable form, and in lower case where that is unique."""
         if folder not in self.folders:
             stored = [entry.name for entry in os.scandir(folder)] if folder.is_dir() else []
             names = {readable(name).strip(): name for name in stored}

@@ -8,9 +8,9 @@ import torch
 
 from core.errors import UserError
 
-# On a CPU: activations take more than autograd keeps (workspaces, fragments). Swin-L-384 at batch 16
-# on a V100 took 23.3 GB under fp16 and 27.6 GB in fp32 by the winning team's account; from what
-# autograd keeps, this factor gives 23.6 and 26.4. On a GPU a real step is measured instead.
+# On a CPU: memory use exceeds what autograd keeps (workspaces, fragmentation). The winning team
+# reported 23.3 GB in fp16 and 27.6 GB in fp32 for Swin-L-384 at batch 16 on a V100; with this
+# factor the estimates are 23.6 and 26.4. On a GPU a real step is measured instead.
 OVERHEAD = 1.25
 FRAGMENTS = 1.1  # of what was measured on a GPU
 

@@ -10,6 +10,7 @@ import importlib
 import os
 import sys
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
@@ -260,7 +261,7 @@ def _content(path, count: int = -1) -> bytes:
         content = path.read(count)
         path.seek(0)
         return content
-    with open(path, "rb") as stream:
+    with Path(path).open("rb") as stream:
         return stream.read(count)
 
 

@@ -9,13 +9,12 @@ from core.shared_memory import workers_that_fit
 
 
 def cores() -> int:
-    """Cores this process may use (job schedulers and containers give fewer than the machine has)."""
+    """Cores this process may use; schedulers and containers may give fewer than there are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-RANK = int(
-    os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))
-)  # of this process among those of a distributed run
+# of this process in a distributed run
+RANK = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0)))
 
 
 def readers(device: str, wish: int | None, batch_bytes: int = 4 << 20) -> int:
@@ -32,15 +31,17 @@ def readers(device: str, wish: int | None, batch_bytes: int = 4 << 20) -> int:
 
 
 def at_a_time(device: str, workers: int) -> int:
-    """Batches answered at a time: two on a CPU of several cores where no processes read ahead, so that one is read while the other
-    is computed; else one."""
+    """Concurrent batches of inference: two on a CPU of several cores without loader workers.
+
+    One is then read while the other is computed.
+    """
     import torch
 
     return 2 if device == "cpu" and not workers and torch.get_num_threads() > 1 else 1
 
 
 def share_out(batches, work, ways: int) -> None:
-    """`work(*batch)` for every batch, in `ways` threads that share PyTorch's own; each reads its next batch itself, one at a time."""
+    """Call `work(*batch)` for every batch, in `ways` threads that share PyTorch's threads."""
     import torch
 
     if ways == 1:
@@ -64,7 +65,7 @@ def share_out(batches, work, ways: int) -> None:
                     return
                 work(*batch)
         finally:
-            stop.set()  # after an error nothing more is begun
+            stop.set()  # after an error no other batch is started
 
     with ThreadPoolExecutor(ways) as pool:
         try:
@@ -76,7 +77,7 @@ def share_out(batches, work, ways: int) -> None:
 
 
 def on_rank_zero(fabric, function, *arguments):
-    """`function(*arguments)`, computed on rank 0 and told to all ranks, which must call this.
+    """`function(*arguments)`, computed on rank 0 and broadcast; all ranks must call this together.
 
     A UserError there ends all ranks; rank 0 alone reports it.
     """

@@ -1,4 +1,4 @@
-"""Room for loader workers: they hand their batches over in /dev/shm, 64 MB in a Docker container."""
+"""Room for loader workers, whose batches pass through /dev/shm: 64 MB in a Docker container."""
 
 import os
 import shutil

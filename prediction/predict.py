@@ -38,7 +38,8 @@ def predict(
 ):
     """Log-probabilities (size, 18) float32 of all photos that `loader` serves as (pixels, row).
 
-    With `ages` a column more (size, 19): the age in years that a years head predicts. All are averaged over the test-time augmentations `views`. `precision` is fp32, bf16 or fp16,
+    With `ages` there is one more column (size, 19): the age in years that a years head predicts.
+    All are averaged over the test-time augmentations `views`. `precision` is fp32, bf16 or fp16,
     where not given that of `fabric`; `ways` batches are computed concurrently
     (processes.at_a_time). Rows start at `first`; -1 - row marks a photo that could not be read: its
     prediction is nan. Where fp16 overflows, all is predicted again in fp32; what is no number there

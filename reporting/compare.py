@@ -228,7 +228,7 @@ def photo_section(submissions: Submissions, data_dir: str | None, count: int) ->
     captions = [
         "\n".join("✓ " * bool(line.right) + line.text for line in photo.lines) for photo in photos
     ]
-    note = "The most different predictions first" + (". ✓ is right." if labels is not None else ".")
+    note = "The most different predictions first." + " ✓ is right." * (labels is not None)
     sheet = contact_sheet(paths, captions)
     return Section(heading, note, photos=photos, figures=[sheet], embed=False)
 

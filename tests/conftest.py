@@ -1,4 +1,4 @@
-"""What the tests share: one thread, no variables of SageMaker, folders of people and of photos in the smallest size."""
+"""Shared fixtures: one thread, no SageMaker variables, small folders of people and photos."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from core.folders import ROOT
 STEMS = ("mask1", "mask2", "mask3", "mask4", "mask5", "incorrect_mask", "normal")
 
 os.environ["OMP_NUM_THREADS"] = (
-    "1"  # of the scripts the tests start: sums are the same bit for bit only for the same number of threads
+    "1"  # also of the scripts that tests start: another number would change the bits
 )
 torch.set_num_threads(1)
 settings.register_profile("tests", deadline=None, max_examples=50)
@@ -34,7 +34,7 @@ def no_sagemaker(monkeypatch):
 
 @pytest.fixture
 def people(tmp_path):
-    """people(folder names, csv rows or None, files) -> a train folder; the photos are empty files, since only names are read."""
+    """people(folder names, csv rows or None, files) -> a train folder of empty files."""
 
     def make(
         names, csv=None, files=tuple(f"{stem}.jpg" for stem in STEMS), root=tmp_path / "train"

@@ -27,7 +27,7 @@ def one_line(error) -> str:
     return str(error.value)
 
 
-# ---------------------------------------------------------------------------- labels
+# ----------------------------------------------------------------------------------------- labels
 
 
 @given(st.integers(0, 17))
@@ -59,7 +59,7 @@ def test_labels_are_the_competitions_table():
     assert labels.encode(np.array([0, 2]), np.array([1, 0]), np.array([59, 60])).tolist() == [4, 14]
 
 
-# ---------------------------------------------------------------------------- names of people
+# -------------------------------------------------------------------------------- names of people
 
 
 @given(
@@ -95,7 +95,7 @@ def test_other_names_are_nobody(name):
     assert parse_person(name) is None
 
 
-# ---------------------------------------------------------------------------- reading people and photos
+# ---------------------------------------------------------------------- reading people and photos
 
 
 def test_people_and_photos_are_read_from_the_folders_names(people):
@@ -125,7 +125,8 @@ def test_csv_and_folders_names_give_the_same(people):
     root = people([ADA, BEA])
     from_names = dataset.read_train(root)
     (root / "train.csv").write_text(
-        f"\ufeffid,gender,race,age,path\n002-1,Male,East Asian,60,{BEA}\n001,female,Asian,25,{ADA}\n"
+        "\ufeffid,gender,race,age,path\n"
+        f"002-1,Male,East Asian,60,{BEA}\n001,female,Asian,25,{ADA}\n"
     )
     pd.testing.assert_frame_equal(dataset.read_train(root), from_names)
 
@@ -245,7 +246,7 @@ def test_a_csv_in_no_known_encoding_or_with_short_rows_is_told_in_one_line(peopl
         assert "train.csv" in one_line(error)
 
 
-# ---------------------------------------------------------------------------- names
+# ------------------------------------------------------------------------------------------ names
 
 
 def nfd(name):
@@ -329,7 +330,7 @@ def test_lists_made_on_windows_name_the_same_files(tmp_path):
             dataset.read_eval(tmp_path / "eval")
 
 
-# ---------------------------------------------------------------------------- what is left out
+# ------------------------------------------------------------------------------- what is left out
 
 
 def test_what_is_left_out_of_a_train_folder_is_counted_in_one_warning(people, capsys):
@@ -388,7 +389,7 @@ def test_folders_without_people_or_photos_are_told(people, tmp_path):
     assert "no photo found" in one_line(error)
 
 
-# ---------------------------------------------------------------------------- corrections
+# ------------------------------------------------------------------------------------ corrections
 
 
 @pytest.fixture
@@ -484,7 +485,7 @@ def test_the_same_row_twice_is_no_contradiction(corrected):
     assert set(corrected("001,age,20,", f"{ADA},age,20,").loc[ADA, "age"]) == {20}
 
 
-# ---------------------------------------------------------------------------- splits
+# ----------------------------------------------------------------------------------------- splits
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The least populated class"
@@ -604,7 +605,7 @@ def test_a_split_that_does_not_fit_is_told_in_one_line(tmp_path, text, told):
     assert told in one_line(error)
 
 
-# ---------------------------------------------------------------------------- photos to answer
+# ------------------------------------------------------------------------------- photos to answer
 
 
 @pytest.fixture
@@ -672,7 +673,7 @@ def test_nothing_to_answer_is_told(asked, tmp_path):
     assert "holds no photos" in one_line(error)
 
 
-# ---------------------------------------------------------------------------- sampling
+# --------------------------------------------------------------------------------------- sampling
 
 
 def test_thin_keeps_every_rare_photo(frame):
@@ -751,7 +752,7 @@ def test_a_photo_drawn_again_is_augmented_anew(photos):
     assert len(seen) == len(keys)
 
 
-# ---------------------------------------------------------------------------- the Dataset
+# ------------------------------------------------------------------------------------ the Dataset
 
 
 @pytest.mark.parametrize("workers", [0, 2])

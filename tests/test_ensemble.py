@@ -328,7 +328,8 @@ def broken(folder, what):
     [
         (
             "other photos",
-            r"x\.csv: its photos are not those of the rest: 1 missing \('c.jpg'\), 1 extra \('d.jpg'\)",
+            r"x\.csv: its photos are not those of the rest: "
+            r"1 missing \('c.jpg'\), 1 extra \('d.jpg'\)",
         ),
         ("fewer photos", r"x\.csv: its photos are not those of the rest: 1 missing \('c.jpg'\)"),
         ("no class", r"x\.csv, row 3: ans '18' is not a class"),

@@ -1,4 +1,4 @@
-"""The layout of the code: where imports may point, and how long functions, files and lines may be."""
+"""The layout of the code: where imports point, how long functions, files and lines are."""
 
 import ast
 
@@ -40,3 +40,25 @@ def test_imports_point_from_scripts_down_to_core(file):
     own = LEVELS.get(room(file), SCRIPT)
     for name in imported_rooms(file) - {room(file)}:
         assert LEVELS.get(name, SCRIPT) < own, f"{file.name} imports {name}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_functions_and_files_are_short(file):
+    text = file.read_text(encoding="utf-8")
+    assert text.count("\n") <= 400, "a file of more than 400 lines"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = node.end_lineno - node.lineno + 1
+            assert lines <= 80, f"{node.name} has {lines} lines, more than 80"
+
+
+def test_no_line_is_wider_than_100_columns():
+    """For shell scripts and READMEs, since ruff checks Python. Tables and pictures cannot wrap."""
+    files = [*ROOT.glob("*.sh"), *ROOT.glob("*.md")]
+    wide = [
+        f"{file.name}:{number}"
+        for file in files
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1)
+        if len(line) > 100 and not line.startswith(("|", "!["))
+    ]
+    assert not wide, wide

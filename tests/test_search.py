@@ -1,4 +1,4 @@
-"""benchmarks/search.py, with a training that takes no time: a study in SQLite, pruned, continued."""
+"""benchmarks/search.py with a training that takes no time: a study, pruned and continued."""
 
 import importlib.util
 

@@ -1,4 +1,4 @@
-"""The whole job on a small drawn set: train, resume, infer, vote, score, and what happens when something is wrong."""
+"""The whole job on a small sample set: train, resume, infer, vote, score; wrong input."""
 
 import json
 import os
@@ -225,7 +225,7 @@ def test_config_repeats_a_run_and_flags_beat_it(drawn, trained, tmp_path):
     )
 
 
-# ---------------------------------------------------------------------------- wrong input: one line that says what to do
+# ----------------------------------------------------- wrong input: one line that says what to do
 
 
 def broken(drawn, tmp_path, change):
@@ -335,7 +335,7 @@ def test_errors_end_with_status_2_and_one_line(drawn, trained, tmp_path):
         )
 
 
-# ---------------------------------------------------------------------------- inference
+# -------------------------------------------------------------------------------------- inference
 
 
 def test_a_bad_photo_never_loses_the_others(drawn, trained, tmp_path, capsys):
@@ -451,7 +451,7 @@ def test_a_disk_that_is_too_small_is_told_before_training(drawn, trained, tmp_pa
 
 
 def test_two_processes_answer_as_one(drawn, trained, tmp_path):
-    """35 photos over two processes, the last of them padding: every answer once, in the order of info.csv."""
+    """35 photos over two processes, one padding: each predicted once, in info.csv's order."""
     trained(drawn, tmp_path, "--epochs", "1")
     common = [
         "--model_dir",

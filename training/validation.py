@@ -22,7 +22,7 @@ class Validation:
         # What inference will use, unless the flag says otherwise.
         self.ages = args.head == "years" and args.attribute in (None, "age")
         automatic = args.precision == "auto"
-        self.precision = device.answering_precision(kind) if automatic else args.precision
+        self.precision = device.inference_precision(kind) if automatic else args.precision
         self.concurrent = processes.at_a_time(kind, workers)
         batch_size = -(-args.valid_batch_size // self.concurrent)
         self.loader = validation_loader(frame, args, plan, fabric, batch_size, workers, cache)

@@ -14,7 +14,7 @@ from core.errors import UserError
 from core.files import atomic
 from core.folders import data_folder, safe_name
 
-# ---------------------------------------------------------------------------- files that are whole or absent
+# ----------------------------------------------------------------- files that are whole or absent
 
 
 def test_atomic_writes_under_the_final_name_only_at_the_end(tmp_path):
@@ -85,7 +85,7 @@ def test_json_that_is_none_is_told_in_one_line(tmp_path, content):
         files.read_json(tmp_path / "gone")
 
 
-# ---------------------------------------------------------------------------- names
+# ------------------------------------------------------------------------------------------ names
 
 
 @pytest.mark.parametrize("name", ["swin", "swin-2", "a.b_c", "swin5/fold-0", "얼굴", "..a"])
@@ -126,7 +126,7 @@ def test_a_safe_name_stays_inside(name):
     assert Path("/model") in inside.parents
 
 
-# ---------------------------------------------------------------------------- folders
+# ---------------------------------------------------------------------------------------- folders
 
 
 def test_the_folder_of_photos_flag_variable_sagemaker_sample(tmp_path, monkeypatch):
@@ -235,7 +235,8 @@ def test_cores_are_those_this_process_may_use():
     ],
 )
 def test_a_python_without_the_packages_is_told_in_one_line(command):
-    code = f"import sys, runpy; sys.modules['pandas'] = None; sys.path.insert(0, {str(folders.ROOT)!r}); sys.argv = sys.argv[1:]; "
+    code = "import sys, runpy; sys.modules['pandas'] = None; sys.argv = sys.argv[1:]; "
+    code += f"sys.path.insert(0, {str(folders.ROOT)!r}); "
     code += "runpy.run_path(sys.argv[0], run_name='__main__')"
     argv = [sys.executable, "-c", code, str(folders.ROOT / command[0]), *command[1:]]
     done = subprocess.run(argv, capture_output=True, text=True)

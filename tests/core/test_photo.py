@@ -25,7 +25,7 @@ SIZE = (48, 36)  # of a photo, height and width
 
 @pytest.fixture
 def smooth():
-    """A smooth gradient (512, 384, 3), dark at the upper left, more red to the right, more green downwards."""
+    """A smooth gradient (512, 384, 3): redder to the right, greener downwards."""
     y, x = np.mgrid[0:512, 0:384]
     return np.stack([x * 255 // 383, y * 255 // 511, np.full_like(x, 40)], -1).astype(np.uint8)
 
@@ -120,8 +120,10 @@ def test_a_jpeg_without_its_end_marker_is_read_with_a_warning(
             load_photo(path, size)
 
 
-XMP = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
-<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>"""
+XMP = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/">
+<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>
+</rdf:RDF></x:xmpmeta>"""
 
 
 @pytest.mark.parametrize("size", [(512, 384), (64, 48)])

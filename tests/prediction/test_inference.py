@@ -133,7 +133,8 @@ def test_what_was_begun_is_of_the_same_job_or_not_resumed(models, portraits, tmp
 def test_two_processes_do_not_write_one_submission(tmp_path):
     journal = Journal(tmp_path / "a", {}, resume=False)
     other = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom pathlib import Path\n"
-    other += f"from prediction.journal import Journal\nJournal(Path({str(journal.folder)!r}), {{}}, True)"
+    other += "from prediction.journal import Journal\n"
+    other += f"Journal(Path({str(journal.folder)!r}), {{}}, True)"
     done = subprocess.run([sys.executable, "-c", other], capture_output=True, text=True)
     assert "another process is at work" in done.stderr
 

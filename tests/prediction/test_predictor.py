@@ -1,4 +1,4 @@
-"""One path: whatever form photos come in, and whatever file a model is in, the same probabilities."""
+"""One path: the same probabilities for every form of photos and every kind of model file."""
 
 import numpy as np
 import pytest

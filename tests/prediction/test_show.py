@@ -17,7 +17,10 @@ from prediction.export import export_onnx, joined
 from prediction.model_file import save_model
 from prediction.words import words
 
-NO_TORCH = "import sys; sys.modules['torch'] = sys.modules['pandas'] = sys.modules['timm'] = None; sys.argv = sys.argv[1:]; "
+NO_TORCH = (
+    "import sys; sys.modules['torch'] = sys.modules['pandas'] = sys.modules['timm'] = None; "
+    "sys.argv = sys.argv[1:]; "
+)
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +56,12 @@ def test_words_name_the_best_class_with_the_share_of_each_attribute():
 
 
 def test_an_onnx_file_needs_no_pytorch(models, photos, tmp_path):
-    """In a process where torch, timm and pandas cannot be imported, the command prints what it prints with them."""
+    """Without torch, timm and pandas the command prints what it prints with them."""
     paths = photos(2, (64, 48))
     code = (
         NO_TORCH
-        + f"import runpy; sys.path.insert(0, {str(ROOT)!r}); runpy.run_path(sys.argv[0], run_name='__main__')"
+        + f"import runpy; sys.path.insert(0, {str(ROOT)!r}); "
+        + "runpy.run_path(sys.argv[0], run_name='__main__')"
     )
     command = [ROOT / "inference.py", "--checkpoint", models[1], *paths]
     without = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True)

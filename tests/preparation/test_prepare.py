@@ -1,4 +1,4 @@
-"""Audit, suspects, backgrounds and crops: what is planted is found, originals stay, an interrupted job ends like any other."""
+"""Audit, suspects, backgrounds, crops: planted faults are found, originals stay, jobs resume."""
 
 import hashlib
 import html
@@ -232,7 +232,7 @@ def test_alike_counts_bits_and_leaves_the_same_owner_out():
 
 @pytest.fixture
 def judged(tmp_path):
-    """A run on 100 people of 4 photos whose predictions know the truth in most cases; 3 genders and 12 mask states are wrong."""
+    """A run on 100 people of 4 photos, mostly right; 3 genders and 12 mask labels are wrong."""
     generator = np.random.default_rng(2)
     people = [f"{n:03d}_male_Asian_30" for n in range(100)]
     gender, age = generator.integers(0, 2, 100), generator.integers(0, 3, 100)
