@@ -86,7 +86,7 @@ def drive(page, address: str, photos: list[Path], shots: Path) -> None:
     page.locator('#live[data-people="1"]').wait_for()
     page.screenshot(path=shots / "camera.png", full_page=True)
     page.click("#snap")
-    page.locator("#table tbody tr").nth(4).wait_for()
+    page.locator("#table td.share").nth(5 * 3 - 1).wait_for()
     page.click("#ko")
     check("마스크" in page.inner_text("h1"), "the page in Korean")
     page.screenshot(path=shots / "korean.png", full_page=True)
