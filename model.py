@@ -141,7 +141,7 @@ class MaskClassifier(nn.Module):
 
         Only where autocast is on: an exported graph has no place for it.
         """
-        if torch.is_autocast_enabled(device):
+        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
             return torch.autocast(device, enabled=False)
         return nullcontext()
 

@@ -5,6 +5,8 @@ import os
 import sys
 import tempfile
 
+SPINS = "1000"
+
 
 def prepare_environment() -> None:
     """Set what PyTorch, OpenCV and their libraries read once, when they are loaded.
@@ -15,6 +17,10 @@ def prepare_environment() -> None:
     os.environ.setdefault("OPENCV_FOR_THREADS_NUM", "1")
     if "torch" in sys.modules:
         return
+    # OpenMP's idle threads look for work in a loop before they sleep, 300,000 times by libgomp's
+    # default: two jobs on the same cores then take each other's time (docs/speed.md).
+    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(os.environ):
+        os.environ["GOMP_SPINCOUNT"] = SPINS
     try:
         getpass.getuser()
     except (KeyError, OSError):  # a user id without a name, as in `docker run --user 12345`

@@ -16,7 +16,7 @@ def test_a_run_killed_again_and_again_ends_as_one_left_alone():
     assert "tensors equal bit for bit: 93 of 93" in done.stdout
 
 
-def test_throughput_measures_three_loops_the_loader_and_the_vote(tmp_path):
+def test_throughput_measures_every_loop_the_loader_and_the_vote(tmp_path):
     flags = [
         "--model",
         "test_efficientnet",
@@ -35,6 +35,8 @@ def test_throughput_measures_three_loops_the_loader_and_the_vote(tmp_path):
         "3",
         "--vote_rows",
         "1000",
+        "--job_epochs",
+        "0",
         "--json",
         tmp_path / "figures.json",
     ]
@@ -48,6 +50,7 @@ def test_throughput_measures_three_loops_the_loader_and_the_vote(tmp_path):
     ratios = (
         "train_vs_bare",
         "train_vs_plain",
+        "train_vs_timm",
         "infer_vs_bare",
         "infer_vs_plain",
         "loader_vs_train",
@@ -56,6 +59,7 @@ def test_throughput_measures_three_loops_the_loader_and_the_vote(tmp_path):
     )
     assert all(0 < figures[name] < 10_000 for name in ratios)
     speeds = figures["images_per_s"]
+    assert all(0 <= each["others"] <= 1 for each in figures["neighbours"].values())
     assert len(speeds) == 8 and all(
         len(values) == 3 and min(values) > 0 for values in speeds.values()
     )

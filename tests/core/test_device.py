@@ -10,6 +10,7 @@ import torch
 
 from core import device, processes
 from core.errors import UserError
+from model import MaskClassifier
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -149,3 +150,9 @@ def test_the_layout_is_timed_only_where_there_are_convolutions(monkeypatch, conv
     model = torch.nn.Sequential(*(torch.nn.Conv2d(3, 3, 1) for _ in range(convolutions)))
     device.choose(model, "cpu", Asked, training=True, resize=(8, 8))
     assert seen == layouts
+
+
+def test_the_operations_of_a_model_are_counted():
+    model = MaskClassifier("test_efficientnet", resize=(32, 24))
+    assert device.flops(model, (32, 24)) > 1e5
+    assert device.flops(model, (64, 48)) > 3 * device.flops(model, (32, 24))

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from core.environment import prepare_environment
+from core.environment import SPINS, prepare_environment
 from core.folders import ROOT
 
 NAMES = ("HOME", "USER", "LOGNAME", "LNAME", "USERNAME")
@@ -39,6 +39,18 @@ def test_what_the_user_has_set_stays(before_torch):
     before = dict(os.environ)
     prepare_environment()
     assert {name: os.environ.get(name) for name in NAMES} == {n: before.get(n) for n in NAMES}
+
+
+@pytest.mark.parametrize("name", ["GOMP_SPINCOUNT", "OMP_WAIT_POLICY"])
+def test_idle_threads_sleep_soon_unless_the_user_says_otherwise(before_torch, name):
+    for variable in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        os.environ.pop(variable, None)
+    os.environ[name] = "of the user"
+    prepare_environment()
+    assert {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(os.environ) == {name}
+    assert os.environ.pop(name) == "of the user"
+    prepare_environment()
+    assert os.environ["GOMP_SPINCOUNT"] == SPINS
 
 
 def test_opencv_has_no_threads_that_a_forked_process_would_wait_for():
