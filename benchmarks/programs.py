@@ -14,7 +14,7 @@ from core.folders import ROOT
 
 
 def processor_times() -> list[int]:
-    """The kernel's counters of all cores (proc(5)): user, nice, system, idle, iowait, ..., steal."""
+    """The kernel's counters of all cores: user, nice, system, idle, iowait, ..., steal (proc(5))."""
     file = Path("/proc/stat")  # Linux
     return list(map(int, file.read_text().split("\n")[0].split()[1:9])) if file.is_file() else []
 
@@ -100,7 +100,7 @@ def jobs(work: Path, epochs: int) -> dict:
 
 
 def vote(rows: int, work: Path) -> dict:
-    """Seconds and peak memory of `ensemble.py vote` on eight CSVs of `rows` predictions, its start included."""
+    """Seconds and peak memory of `ensemble.py vote` on eight CSVs of `rows` predictions."""
     import numpy as np
 
     generator = np.random.default_rng(0)
@@ -119,7 +119,8 @@ def vote(rows: int, work: Path) -> dict:
     watch = (
         "import json, resource, subprocess, sys, time; start = time.perf_counter(); "
         "subprocess.run([sys.executable, *sys.argv[1:]], check=True, stdout=subprocess.DEVNULL); "
-        "print(json.dumps([time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss]))"
+        "peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss; "
+        "print(json.dumps([time.perf_counter() - start, peak]))"
     )
     command = [
         sys.executable,

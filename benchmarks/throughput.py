@@ -95,9 +95,7 @@ def parse_args() -> argparse.Namespace:
     if min(args.batch_size, args.steps, args.repeats, *args.vote_rows, 1) < 1:
         p.error("give numbers above 0")
     if args.batch_size % 2:
-        p.error(
-            f"--batch_size {args.batch_size}: give an even number; on a CPU inference takes it in two halves"
-        )
+        p.error(f"--batch_size {args.batch_size}: give an even number, for two halves at once")
     return args
 
 
@@ -299,7 +297,7 @@ def report(t, choice, speeds, shares, loader_speeds, parts) -> dict:
 
 
 def ratio(ours, other) -> float:
-    """Median of the ratios within each repetition: what slows the machine down for a while slows both."""
+    """Median of the ratios within each repetition: a busy minute slows both."""
     return statistics.median(a / b for a, b in zip(ours, other, strict=True))
 
 
