@@ -14,7 +14,7 @@ from core.folders import ROOT
 
 
 def processor_times() -> list[int]:
-    """The kernel's counters of all cores: user, nice, system, idle, iowait, ..., steal (proc(5))."""
+    """The kernel's counters of all cores: user, nice, system, idle, ..., steal (proc(5))."""
     file = Path("/proc/stat")  # Linux
     return list(map(int, file.read_text().split("\n")[0].split()[1:9])) if file.is_file() else []
 
@@ -115,7 +115,7 @@ def vote(rows: int, work: Path) -> dict:
         file.with_suffix(".json").write_text(
             json.dumps({"kind": "model", "macro_f1": 0.5 + number / 100})
         )
-    # by way of a small process: a child's peak begins with the memory of the process that started it
+    # By way of a small process: a child's peak begins with the memory of what started it.
     watch = (
         "import json, resource, subprocess, sys, time; start = time.perf_counter(); "
         "subprocess.run([sys.executable, *sys.argv[1:]], check=True, stdout=subprocess.DEVNULL); "
