@@ -94,7 +94,7 @@ def add_background(commands) -> None:
         background,
         "remove backgrounds into another folder",
         "Write the photos with their backgrounds removed (by rembg) into OUT, in the same layout. "
-        "An interrupted job goes on.",
+        "Run it again to continue an interrupted job.",
         "/data/train /data/train-plain",
     )
     c.add_argument("folder", type=Path, metavar="DIR", help="train or eval folder")
@@ -114,7 +114,7 @@ def add_crop(commands) -> None:
         "crop faces into another folder",
         "Write the face of every photo with a margin, found by YuNet, into OUT, in the same "
         "layout; without a face, the winners' centre crop. The boxes are in OUT/journal.csv. An "
-        "interrupted job goes on.",
+        "interrupted job continues when run again.",
         "/data/train /data/faces",
     )
     c.add_argument("folder", type=Path, metavar="DIR", help="train or eval folder")

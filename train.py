@@ -256,7 +256,7 @@ def train(args, data: Data, fold: int, path: Path, fabric, stop, machine=None):
 
 
 def begin(t: Training, data: Data, state: State) -> None:
-    """Write what describes the run, unless it only goes on; open its logger."""
+    """Write what describes the run, unless it is resumed; open its logger."""
     if state.epoch == t.plan.first_epoch and state.step == 0:
         run_folder.check_space(t.path, t.model, t.args)
         run_folder.write_config(t.path, t.args, t.plan, data, t.fabric)

@@ -28,7 +28,7 @@ PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 256 << 20  # ed
 
 
 class PhotoError(UserError):
-    """A photo that cannot be used: `path` and the reason in words."""
+    """A photo that cannot be used: `path` and `reason`."""
 
     def __init__(self, path, reason=None):
         if reason is None:  # made again by PyTorch out of a worker's traceback, or unpickled

@@ -19,7 +19,7 @@ examples:
   SM_CHANNEL_EVAL=/data/eval python inference.py --name swin --batch_size 64
   python inference.py --name swin5 vit5 --tta flip scales --data_dir /data/eval
   python inference.py --checkpoint best.safetensors --data_dir photos/
-  python inference.py --name swin face.jpg --draw predicted/   everybody in a photo, in words
+  python inference.py --name swin face.jpg --draw predicted/   everybody in a photo
   python inference.py --name swin --video door.mp4             everybody who passes
   python inference.py --name swin --export swin.onnx
   python inference.py --checkpoint swin.onnx face.jpg          without PyTorch
@@ -40,7 +40,7 @@ def build_parser() -> ArgumentParser:
         "photos",
         nargs="*",
         metavar="PHOTO",
-        help="photos or folders to predict on screen, in words, instead of a submission",
+        help="photos or folders: print predictions instead of writing a submission",
     )
     for add in (add_models, add_photos, add_video, add_predictions, add_machine):
         add(parser)

@@ -1,4 +1,4 @@
-"""The probabilities of an unfinished job over a folder, on disk, so that `--resume` goes on with
+"""The probabilities of an unfinished job over a folder, on disk, so that `--resume` continues with
 them.
 """
 

@@ -13,7 +13,7 @@ from prediction.photos import PhotoReader, blocks
 
 
 class OnnxModel:
-    """The model in an exported ONNX file; UserError if it is none, or cannot obey `options`.
+    """The model in an exported ONNX file; UserError if it is none, or cannot follow `options`.
 
     Precision, test-time augmentations and offsets are part of the file since its export.
     """
@@ -54,7 +54,7 @@ class OnnxModel:
 
 
 def refuse_what_is_fixed(path: Path, options) -> None:
-    """UserError for an option that only a model file can obey."""
+    """UserError for an option that only a model file supports."""
     fixed = {
         "--precision": options.precision not in ("auto", "fp32"),
         "--tta": options.tta is not None,
@@ -120,6 +120,6 @@ def open_session(path: Path, providers: tuple | list = ("CPUExecutionProvider",)
 
 
 def does_not_fit(error: BaseException) -> bool:
-    """True if onnxruntime ran out of memory: it says so in words alone."""
+    """True if onnxruntime ran out of memory: only its message says so."""
     text = str(error).lower()
     return isinstance(error, MemoryError) or "failed to allocate" in text or "bad_alloc" in text

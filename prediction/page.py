@@ -1,7 +1,7 @@
 """The page that demo.py shows: photos or a webcam in, boxes and a table out.
 
 A small web application for one person on their own machine. A picture is decoded, predicted and
-forgotten; nothing is written, nothing is fetched from elsewhere (the browser is told so:
+forgotten; nothing is written, nothing is fetched from elsewhere (enforced in the browser by
 Content-Security-Policy)."""
 
 import io
@@ -98,7 +98,7 @@ class Page:
 
 
 def person(face, probabilities) -> dict:
-    """What the page is told of a person: the box, and the probabilities of each attribute's
+    """A person as JSON for the page: the box, and the probabilities of each attribute's
     values.
     """
     cube = np.asarray(probabilities, float).reshape(3, 2, 3)

@@ -44,7 +44,7 @@ class Predictor:
         in memory. layout: auto, last or first. compile: auto, yes or no. workers: loader workers.
 
     Only model files need PyTorch; ONNX files need onnxruntime. Raises UserError, in one line, for
-    a model that does not exist or cannot be used, and for an option that it cannot obey.
+    a model that does not exist or cannot be used, and for an option that it does not support.
     """
 
     class_names = CLASS_NAMES

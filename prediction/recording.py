@@ -13,7 +13,7 @@ from core.errors import UserError
 from prediction.show import MASKS, words
 from prediction.tracks import Track
 
-PIECE = 600.0  # seconds after which the annotated video of a camera goes on in another file
+PIECE = 600.0  # seconds after which a camera's annotated video continues in another file
 COLOURS = ((60, 142, 56), (0, 120, 230), (47, 47, 211))  # BGR of the mask states
 GREY = (60, 60, 60)
 ATTRIBUTES = ("mask", "gender", "age")

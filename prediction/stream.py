@@ -1,7 +1,7 @@
 """The frames of a video: every frame of a file, the newest frame of a camera or network stream.
 
 A source is iterated once and gives (seconds since the start, (H, W, 3) uint8 BGR frame). What is
-live goes on after the camera has dropped out, and gives None for the frame while there is none."""
+live survives a lost camera, and gives None for the frame while there is none."""
 
 import os
 import threading
@@ -84,7 +84,7 @@ class LiveSource:
     """The newest frame of a camera or stream: a frame that nobody took in time is dropped, never
     queued.
 
-    `open_capture` opens the source, anew after the camera dropped out; `report` is told when it
+    `open_capture` opens the source, again after the camera was lost; `report` is called when it
     does and when it is back."""
 
     live, rate, frames = True, 10.0, 0

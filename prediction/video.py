@@ -67,7 +67,7 @@ class Watch:
             self.counts[words(track.probabilities)[0][0]] += 1
 
     def report(self, tracks) -> None:
-        """Report each person without a properly worn mask once: as soon as it is certain, at the
+        """Report each person without a correctly worn mask once: as soon as it is certain, at the
         latest when they have gone.
         """
         for track in tracks:

@@ -1,7 +1,7 @@
 """Photos made anew in another folder of the same layout: backgrounds removed, faces cropped.
 
 The folder that is read is never written to. What is done is in OUT/journal.csv, a row a photo, so
-that an interrupted job goes on.
+that an interrupted job can continue.
 """
 
 import csv

@@ -110,13 +110,13 @@ def part(data: Data, fold: int, args) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def tally(labels, weights=None) -> str:
-    """Photos by the values of each attribute in words; with `weights`, an epoch's average draws."""
+    """Photos by the values of each attribute as text; with `weights`, an epoch's average draws."""
     weights = None if weights is None else weights * len(labels)
     return by_attribute(np.bincount(labels, weights, CLASSES), np.sum, ",.0f")
 
 
 def by_attribute(values, reduce, form: str) -> str:
-    """Values of the 18 classes, reduced to one for each mask, gender and age, in words."""
+    """Values of the 18 classes, reduced to one for each mask, gender and age, as text."""
     table = np.reshape(values, (3, 2, 3))
     return "; ".join(
         f"{name} " + " / ".join(f"{value:{form}}" for value in reduce(table, axis=axes))

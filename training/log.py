@@ -8,7 +8,7 @@ from core.labels import ATTRIBUTES
 
 
 def epoch_line(row: dict, epochs: int, seconds: float) -> str:
-    """A row of metrics.csv in words."""
+    """A row of metrics.csv as a line of text."""
     text = f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}  loss {row['loss']:.3f}"
     if "macro_f1" in row:
         text += f"  macro-F1 {row['macro_f1']:.4f}  accuracy {row['accuracy']:.3f}  "

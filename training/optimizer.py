@@ -30,7 +30,7 @@ class Schedule:
     """timm's scheduler: `set(update)` sets the learning rate for an update, counted from 0.
 
     A function of the update, and for `plateau` of the scores so far, so that a resumed run needs
-    nothing else. `str` gives the rates of the run in a line of words.
+    nothing else. `str` gives the rates of the run in one line.
     """
 
     def __init__(self, optimizer, args, epochs: int, per_epoch: int):
@@ -72,7 +72,7 @@ class Schedule:
         return (
             f"schedule: {self.name}, {self.per_epoch} updates an epoch, {len(rates):,} in all; "
             f"learning rate {rates[0]:.1e}, at its peak {rates[peak]:.1e} (update {peak + 1:,}), "
-            f"at last {rates[-1]:.1e}"
+            f"finally {rates[-1]:.1e}"
         )
 
 

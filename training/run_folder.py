@@ -19,7 +19,7 @@ from core.listing import readable
 from training.checkpoint import load_checkpoint
 from training.split import read_split, split_people
 
-# Flags that may differ when a run goes on: they do not change what is computed.
+# Flags that may differ when a run is resumed: they do not change what is computed.
 FREE = {
     *("resume", "name", "model_dir", "config", "recipe", "workers", "cache", "log_interval"),
     *("logger", "save_interval", "check_photos", "on_error", "valid_batch_size", "data_dir"),
@@ -29,7 +29,7 @@ LABELS = ("mask", "gender", "age")
 
 
 class Run(NamedTuple):
-    """Where a run is, whether it goes on, and which people it validates on."""
+    """Where a run is, whether it is resumed, and which people it validates on."""
 
     path: Path
     resumed: bool

@@ -37,7 +37,7 @@ class Plan:
     # the machine
     precision: str  # bf16, fp16 or fp32
     channels_last: bool
-    reason: str  # for precision and layout, in words
+    reason: str  # for precision and layout, as shown to the user
     checkpointing: bool = False
     split: int = 1  # micro-batches that a batch is split into
     threads: int | None = None  # on a CPU
@@ -210,7 +210,7 @@ def apply(plan: Plan, model: MaskClassifier, fabric) -> MaskClassifier:
 
 
 def describe(plan: Plan, fabric, workers: int) -> str:
-    """The machine's part of the plan in a line of words."""
+    """The machine's part of the plan in one line."""
     known = {field.name for field in fields(device.Choice)}
     choice = device.Choice(**{k: v for k, v in asdict(plan).items() if k in known})
     compiled = ", compiled" if plan.compiled else ""

@@ -66,5 +66,7 @@ class Stop:
     def leave(self, path: Path) -> None:
         """End this process; to be called on all ranks when everything is saved in `path`."""
         name = signal.Signals(self.signal).name if self.signal else "another process"
-        say(f"\nstopped by {name}, all saved in {path}; go on with the same command and --resume")
+        say(
+            f"\nstopped by {name}, all saved in {path}; continue with the same command and --resume"
+        )
         raise SystemExit(128 + (self.signal or signal.SIGTERM))

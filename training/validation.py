@@ -48,7 +48,7 @@ class Validation:
                 raise
             raise UserError(
                 f"--valid_batch_size {self.args.valid_batch_size} does not fit in memory; lower "
-                "it. The epoch is saved: go on with --resume"
+                "it. The epoch is saved: continue with --resume"
             ) from None
         log_probabilities = predictions[:, :CLASSES]
         ages = predictions[:, CLASSES] if self.ages else None

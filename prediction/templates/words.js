@@ -29,7 +29,7 @@ const TEXT = {
     waiting: "there is no model yet",
     busy: "classifying…",
     nomodel:
-      "There is no model yet. Train the small sample model in a terminal (about two minutes), then this page goes on by itself:\nsh train.sh --name sample",
+      "There is no model yet. Train the small sample model in a terminal (about two minutes), then this page uses it:\nsh train.sh --name sample",
     drawn:
       "This model was trained on synthetic faces only; on photos of people its predictions mean nothing.",
     lost: "The program behind this page has stopped. Start it again: sh demo.sh",
