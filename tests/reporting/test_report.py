@@ -367,7 +367,7 @@ def test_one_submission_or_other_photos_are_refused(two):
     with pytest.raises(UserError, match="two submissions"):
         report.main(report.parse_args(["compare", "a.csv"]))
     Path("d.csv").write_text("ImageID,ans\nv.jpg,0\n")
-    with pytest.raises(UserError, match=r"d\.csv: answers other photos"):
+    with pytest.raises(UserError, match=r"d\.csv: its photos are not those of the rest"):
         report.main(report.parse_args(["compare", "a.csv", "d.csv"]))
 
 
