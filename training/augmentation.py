@@ -150,6 +150,13 @@ def _of_version_2(content):
     return content | {"p": 1.0} if content.pop("always_apply", False) else content
 
 
+def posterize(image, bits: int, **_):
+    """Keep `bits` of each colour; at its highest magnitudes timm asks for 0, which Pillow refuses."""
+    from PIL import ImageOps
+
+    return ImageOps.posterize(image, min(8, max(1, bits)))
+
+
 class Policy:
     """A flip and one of timm's policies, called like an albumentations.Compose."""
 
@@ -160,6 +167,8 @@ class Policy:
             "rand": auto_augment.rand_augment_transform,
             "augmix": auto_augment.augment_and_mix_transform,
         }.get(config.split("-")[0], auto_augment.auto_augment_transform)
+        for name in ("Posterize", "PosterizeIncreasing", "PosterizeOriginal"):
+            auto_augment.NAME_TO_OP[name] = posterize
         grey = {"translate_const": round(min(size) * 0.45), "img_mean": (128, 128, 128)}
         try:
             self.transform = create(config, grey)

@@ -31,6 +31,15 @@ def test_augmentation_changes_photos_and_keeps_their_form(name, smooth):
     assert np.array_equal(smooth, before)
 
 
+@pytest.mark.parametrize("name", ["rand-m10-n15", "rand-m10-n15-inc1", "autoaugment", "augmix-m10"])
+def test_a_policy_at_its_highest_magnitude_changes_any_photo(name):
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 12, 3), np.uint8)
+    augment = augmentation.augmentation(name, size=(16, 12))
+    for seed in range(60):
+        augment.set_random_seed(seed)
+        assert augment(image=pixels)["image"].shape == pixels.shape
+
+
 @pytest.mark.parametrize("name", ["default", "randaugment", "augmix"])
 def test_augmentation_is_a_function_of_its_seed_and_leaves_other_randomness_alone(name, smooth):
     augment = augmentation.augmentation(name)
