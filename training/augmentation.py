@@ -151,7 +151,7 @@ def _of_version_2(content):
 
 
 def posterize(image, bits: int, **_):
-    """Keep `bits` of each colour; at its highest magnitudes timm asks for 0, which Pillow refuses."""
+    """Keep `bits` of each colour. At its highest magnitudes timm asks for 0, refused by Pillow."""
     from PIL import ImageOps
 
     return ImageOps.posterize(image, min(8, max(1, bits)))
