@@ -128,7 +128,7 @@ def sampling_weights(labels: np.ndarray, policy: str) -> np.ndarray | None:
 
 
 def thin(frame: pd.DataFrame, keep: int | None, seed: int) -> pd.DataFrame:
-    """Keep at most `keep` photos a person with the mask worn properly, and all of the rare ones."""
+    """Keep at most `keep` photos a person with the mask worn, and all of the other states."""
     if not keep:
         return frame
     order = np.random.default_rng(seed).permutation(len(frame))
