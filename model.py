@@ -141,7 +141,9 @@ class MaskClassifier(nn.Module):
 
         Only where autocast is on: an exported graph has no place for it.
         """
-        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        # The meta device, where flops are counted, has no autocast. (torch.compile cannot trace
+        # torch.amp.is_autocast_available.)
+        if device != "meta" and torch.is_autocast_enabled(device):
             return torch.autocast(device, enabled=False)
         return nullcontext()
 

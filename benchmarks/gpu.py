@@ -37,6 +37,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--batch_size", type=int, help="photos per training step (default: 64; tiny: 4)")
     p.add_argument("--steps", type=int, help="training steps in an epoch (default: 40; tiny: 2)")
     p.add_argument("--repeats", type=int, default=3, help="timed epochs of each case")
+    p.add_argument("--cases", default="", metavar="TEXT", help="only cases whose name has TEXT")
     p.add_argument("--minutes", type=float, default=25, help="begin no case after this time")
     p.add_argument("--json", metavar="FILE", help="the figures for programs, written as they come")
     args = p.parse_args()
@@ -51,6 +52,8 @@ def main(args) -> int:
     with tempfile.TemporaryDirectory() as work:
         bench = Bench(args, Path(work))
         for name, case in bench.cases():
+            if args.cases not in name:
+                continue
             if time.perf_counter() - begun > 60 * args.minutes:
                 bench.figures["cases"][name] = {"error": "no time left"}
                 continue
@@ -117,7 +120,7 @@ class Bench:
         return settings.parse(["--model", *model, *common, *size, *folder, *flags])
 
     def cases(self):
-        half, other = self.half, "fp16" if self.half == "bf16" else "fp32"
+        half, other = self.half, "fp16" if self.kind == "cuda" and self.half == "bf16" else "fp32"
         yield f"training, {half}", lambda: self.training(half)
         yield f"training, {half}, attention not fused", lambda: self.training(half, fused=False)
         yield f"training, {half}, checkpointing", lambda: self.training(half, checkpointing=True)
@@ -217,13 +220,12 @@ class Bench:
     def speed(self, model, speeds, precision, passes: int) -> dict:
         from core import device
 
-        median = statistics.median(speeds)
-        work = passes * device.flops(model, model.description["resize"])
-        return {
-            "images_per_s": median,
-            "spread": [min(speeds), max(speeds)],
-            "mfu": work * median / device.ceiling(self.fabric.device, precision),
-        }
+        figures = {"images_per_s": statistics.median(speeds), "spread": [min(speeds), max(speeds)]}
+        if not self.args.tiny:
+            work = passes * device.flops(model, model.description["resize"])
+            limit = device.ceiling(self.fabric.device, precision)
+            figures["mfu"] = work * figures["images_per_s"] / limit
+        return figures
 
     # ------------------------------------------------------------------------ inference
     def inference(self, compiled: str) -> dict:

@@ -68,3 +68,32 @@ def test_throughput_measures_every_loop_the_loader_and_the_vote(tmp_path):
         for ours, bare in zip(speeds["training, ours"], speeds["training, bare"], strict=True)
     )
     assert figures["train_vs_bare"] == pytest.approx(in_turn[1])
+
+
+def test_a_gpus_benchmark_runs_every_case_with_a_tiny_model(tmp_path, monkeypatch, capsys):
+    """Its processes that are killed are left out: tests/training/test_resume.py has them."""
+    import torch
+
+    from benchmarks import gpu
+
+    compiled = []
+
+    def compile_eagerly(model, **_):
+        compiled.append(model)
+        return real(model, backend="eager")
+
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", compile_eagerly)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda model: compiled.append(model))
+    monkeypatch.setattr(gpu.Bench, "resume", lambda bench: {"difference": 0.0})
+    file = tmp_path / "gpu.json"
+    flags = ["--device", "cpu", "--tiny", "--repeats", "1", "--json", str(file)]
+    monkeypatch.setattr(sys, "argv", ["gpu.py", *flags])
+    assert gpu.main(gpu.parse_args()) == 0, capsys.readouterr().out
+    cases = json.loads(file.read_text())["cases"]
+    assert len(compiled) >= 2
+    assert cases["fp16 overflow"]["updates_left_out"] > 0
+    assert cases["fp16 overflow"]["weights_finite"]
+    speeds = [case["images_per_s"] for name, case in cases.items() if "ing, " in name]
+    assert "| training, bf16, compiled |" in capsys.readouterr().out
+    assert min(speeds) > 0
