@@ -26,6 +26,12 @@ settings.load_profile("tests")
 
 
 @pytest.fixture(autouse=True)
+def one_thread():
+    """Of PyTorch: a test that needs another number must not change the sums of the next one."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
 def no_sagemaker(monkeypatch):
     """The folders and devices of the machine that runs the tests are not the tests' own."""
     for name in [name for name in os.environ if name.startswith("SM_")]:
@@ -108,13 +114,27 @@ def drawn(tmp_path_factory):
     return out
 
 
+ADD_UP = ("--drop_ages",)
+
+
+def later_wins(words: list[str]) -> list[str]:
+    """Flags and their values; of a flag that is given twice the later one, unless it adds up."""
+    groups = []
+    for word in words:
+        if word.startswith("--"):
+            groups = [group for group in groups if word in ADD_UP or group[0] != word]
+            groups.append([])
+        groups[-1].append(word)
+    return [word for group in groups for word in group]
+
+
 @pytest.fixture(scope="session")
 def training_flags():
     """training_flags(sample set, model_dir, flags, name) -> the arguments of a tiny training."""
 
     def make(data, model_dir, *flags, name="a"):
         folders = ["--data_dir", str(data / "train"), "--model_dir", str(model_dir)]
-        return [*folders, "--name", name, *TINY, *map(str, flags)]
+        return later_wins([*folders, "--name", name, *TINY, *map(str, flags)])
 
     return make
 

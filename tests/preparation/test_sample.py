@@ -15,7 +15,8 @@ SMALL = ["--people", "16", "--eval_people", "2", "--size", "24", "32"]
 
 
 def draw(out, *flags):
-    args = prepare.parse_args(["sample", str(out), *SMALL, *flags])
+    small = SMALL if "--size" not in flags else SMALL[:4]
+    args = prepare.parse_args(["sample", str(out), *small, *flags])
     return args.command(args)
 
 
