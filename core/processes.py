@@ -81,6 +81,8 @@ def on_rank_zero(fabric, function, *arguments):
 
     A UserError there ends all ranks; rank 0 alone reports it.
     """
+    from torch import distributed
+
     result = error = None
     if fabric.is_global_zero:
         try:
@@ -89,6 +91,9 @@ def on_rank_zero(fabric, function, *arguments):
             error = caught
     if fabric.world_size > 1:
         result, failed = fabric.broadcast((result, error is not None))
+        if failed:  # together: a rank whose peer is gone is aborted
+            distributed.barrier()
+            distributed.destroy_process_group()
         if failed and error is None:
             raise SystemExit(2)
     if error is not None:
