@@ -210,10 +210,11 @@ def print_table(rows) -> None:
     print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
     for name, of_recipe in pd.DataFrame(rows).groupby("recipe", sort=False):
         mean = of_recipe[[*SCORES, "old", "seconds"]].mean()
+        sd = f"{of_recipe['macro_f1'].std():.4f}" if len(of_recipe) > 1 else "one run"
         cells = [
             name,
             ", ".join(f"{value:.4f}" for value in of_recipe["macro_f1"]),
-            f"{mean['macro_f1']:.4f} ({of_recipe['macro_f1'].std():.4f})",
+            f"{mean['macro_f1']:.4f} ({sd})",
             f"{mean['old']:.3f}",
             f"{mean['accuracy']:.3f}",
             " / ".join(f"{mean[attribute]:.3f}" for attribute in SCORES[2:]),

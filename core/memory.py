@@ -51,7 +51,7 @@ def set_checkpointing(model, enable: bool) -> bool:
     try:
         model.backbone.set_grad_checkpointing(enable)
     except (AttributeError, AssertionError, NotImplementedError, RuntimeError, TypeError):
-        return not enable
+        return not enable  # timm's models refuse in all these ways
     return True
 
 
@@ -71,8 +71,10 @@ def step_bytes(model, precision: str, device: str, args, resize, ranks: int):
 
 
 def measured_step(model, precision: str, resize, photos: int) -> float:
-    """Most bytes that a real step of a copy of `model` takes on the GPU, its weights not counted;
-    infinite where it does not fit."""
+    """Most bytes that a real step of a copy of `model` takes on the GPU; infinite if too many.
+
+    Its weights are not counted.
+    """
     dtype = torch.float16 if precision == "fp16" else torch.bfloat16
     try:
         trial = copy.deepcopy(model).to("cuda", memory_format=torch.channels_last).train()

@@ -65,6 +65,7 @@ def read_photos(args, fabric) -> tuple[pd.DataFrame, Path, Callable[[], None]]:
 
 def refuse(frame: pd.DataFrame, bad: list) -> None:
     """UserError if there are `bad` photos."""
+    _check_some_are_good(frame, bad)
     if bad:
         raise UserError(
             f"{len(bad):,} of {len(frame):,} photos cannot be used: {_first(bad)}. Fix or remove "
@@ -74,14 +75,18 @@ def refuse(frame: pd.DataFrame, bad: list) -> None:
 
 def leave_out(frame: pd.DataFrame, bad: list) -> pd.DataFrame:
     """The frame without its `bad` photos; UserError if none is left."""
-    if len(bad) == len(frame):
-        raise UserError(f"no photo can be read, first {_first(bad)}")
+    _check_some_are_good(frame, bad)
     if bad:
         say(
             f"warning: left out {len(bad):,} of {len(frame):,} photos that cannot be read: "
             + _first(bad)
         )
     return dataset.without(frame, bad)
+
+
+def _check_some_are_good(frame: pd.DataFrame, bad: list) -> None:
+    if len(bad) == len(frame):
+        raise UserError(f"no photo can be read, first {_first(bad)}")
 
 
 def _first(bad: list) -> str:

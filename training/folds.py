@@ -33,7 +33,7 @@ def combine_folds(path: Path, args, split) -> dict:
 
 
 def tune_offsets(folds: list[Path], args, log_probabilities, labels, fold_of_photo) -> None:
-    """Tune offsets for the models of all folds; keep them as --offsets asks, and say so."""
+    """Tune offsets on all folds; add them to the model files if --offsets allows it."""
     offsets, before, after = metrics.cross_fitted_offsets(log_probabilities, labels, fold_of_photo)
     used = args.offsets in ("tuned", "yes") or (args.offsets == "auto" and after > before + 0.002)
     say(
