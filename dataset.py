@@ -121,13 +121,13 @@ def read_eval(folder: Path, recursive: bool = False) -> pd.DataFrame:
 
 
 def _listed(frame: pd.DataFrame, table: Path, images: Path) -> list[str]:
-    names, paths = Names(images), []
+    names, above, paths = Names(images), Names(table.parent), []
     for row, name in enumerate(frame["ImageID"]):
-        path = names.find(name) if stays_inside(name) else None
         if not stays_inside(name):
             raise UserError(
                 f"{table}, row {row + 2}: ImageID {name[:80]!r} is not a file name inside {images}"
             )
+        path = names.find(name) or above.find(name)  # "images/a.jpg"
         if path is None:
             raise UserError(f"{table}, row {row + 2}: {images / name[:200]} does not exist")
         paths.append(str(path))

@@ -6,12 +6,13 @@ import os
 import re
 import sys
 import textwrap
+from difflib import get_close_matches
 from importlib.util import find_spec
 from itertools import groupby, takewhile
 from pathlib import Path
 
 from core.errors import UserError
-from core.folders import ROOT
+from core.folders import ROOT, with_home
 from core.shared_memory import WAYS_OUT, lacks_shared_memory
 
 ADDS_UP = (argparse._AppendAction, argparse._ExtendAction)
@@ -21,9 +22,9 @@ CLOUD = re.compile(r"(s3|s3a|gs|hdfs|abfss?|wasbs?)://", re.IGNORECASE)
 class ArgumentParser(argparse.ArgumentParser):
     """Reports a wrong command in one line, as the rest of the toolkit does.
 
-    Wrong are, too, a flag of several values that is given twice, an address in cloud storage where
-    a path is meant, and a Python without `packages`. Of a flag of one value the last counts, so
-    that scripts can be called with other values, and a warning says so.
+    Wrong are, too, an empty value, a flag of several values that is given twice, an address in
+    cloud storage where a path is meant, and a Python without `packages`. Of a flag of one value the
+    last counts, so that scripts can be called with other values, and a warning says so.
     """
 
     def __init__(self, *args, packages=("numpy", "pandas"), **more):
@@ -31,7 +32,14 @@ class ArgumentParser(argparse.ArgumentParser):
         self.packages = packages
 
     def error(self, message):
-        self.exit(2, f"{self.prog}: {message}; see --help\n")
+        self.exit(2, f"{self.prog}: {message}{self.near(message)}; see --help\n")
+
+    def near(self, message: str) -> str:
+        """The flag that a misspelt one may mean."""
+        unknown = re.search(r"unrecognized arguments:.*?(--[\w-]+)", message)
+        word = unknown[1].replace("-", "_").replace("__", "--", 1) if unknown else ""
+        found = get_close_matches(word, self._option_string_actions, 1) if unknown else []
+        return f" (did you mean {found[0]}?)" if found else ""
 
     def parse_args(self, args=None, namespace=None):
         parsed = super().parse_args(args, namespace)
@@ -42,8 +50,9 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def parse_known_args(self, args=None, namespace=None):
         is_command = args is None or " " in self.prog  # of the whole program or of a subcommand
-        self.check_words(sys.argv[1:] if args is None else list(args), is_command)
-        return super().parse_known_args(args, namespace)
+        words = [expanded(word) for word in (sys.argv[1:] if args is None else args)]
+        self.check_words(words, is_command)
+        return super().parse_known_args(words, namespace)
 
     def check_words(self, words: list[str], is_command: bool) -> None:
         given = {}
@@ -56,6 +65,9 @@ class ArgumentParser(argparse.ArgumentParser):
                     "(SageMaker copies its channels and SM_MODEL_DIR itself)"
                 )
             action = self._option_string_actions.get(flag)
+            if not word or (action and equals and not value):
+                flag = flag or "".join(words[number - 1 : number])
+                self.error(f"{flag}: its value is empty (a variable that is not set?)")
             if action is None or action.nargs == 0 or isinstance(action, ADDS_UP):
                 continue
             value = value if equals else "".join(words[number + 1 : number + 2])
@@ -66,6 +78,13 @@ class ArgumentParser(argparse.ArgumentParser):
             if action.nargs not in (None, "?"):
                 self.error(f"{flag} is given twice, and only one of the two could count")
             warn_once(f"warning: {flag} is given twice: {value} counts, {before} does not")
+
+
+def expanded(word: str) -> str:
+    """`word` without file://, and ~ as the home folder, which a shell leaves in --flag=~/x."""
+    start, flag, value = word.rpartition("=") if word.startswith("--") else ("", "", word)
+    value = value.removeprefix("file://")
+    return start + flag + (str(with_home(value)) if value.startswith("~") else value)
 
 
 @functools.cache

@@ -5,6 +5,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -77,54 +78,105 @@ def read_text(path: Path) -> str:
         content = Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    if what := disguised(content[:64]) or next(
+        (name for start, name in WORKBOOKS.items() if content.startswith(start)), None
+    ):
+        raise UserError(f"{path}: cannot be read as CSV ({what})")
     utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     for encoding in ("utf-16",) if utf16 else ("utf-8-sig", "cp949"):
         with contextlib.suppress(UnicodeDecodeError):
             text = content.decode(encoding)
+            if "\0" in text:  # UTF-16 without its mark, UTF-32, what a crash left
+                break
             if encoding != "utf-8-sig":
                 say(f"{path}: is not UTF-8, read as {encoding}")
             return text
     raise UserError(f"{path}: is not UTF-8, UTF-16 or cp949; save it as CSV in UTF-8")
 
 
+WORKBOOKS = dict.fromkeys(
+    (b"PK\3\4", b"\xd0\xcf\x11\xe0"), "an Excel workbook; save it there as CSV in UTF-8"
+)
+# How files begin that are mistaken for photos, tables or weights.
+BEGINNINGS = {
+    b"version https://git-lfs": "a Git LFS pointer in place of the file; fetch that by "
+    "'git lfs pull'",
+    b"<!doc": "a web page in place of the file; download it again",
+    b"<html": "a web page in place of the file; download it again",
+    b"<?xml": "XML, perhaps a server's message; download it again",
+    b"<svg": "an SVG drawing",
+    b'{"': "JSON, perhaps a server's message; download it again",
+    b"%pdf": "a PDF",
+    b"\x1f\x8b": "packed by gzip; unpack it",
+    b"\x89hdf": "HDF5",
+    b"\xff\x0a": "JPEG XL; convert it to JPEG",
+    b"\0\0\0\x0cjxl ": "JPEG XL; convert it to JPEG",
+}
+
+
 def disguised(start: bytes) -> str | None:
-    """What a file is that was to be a photo or weights, by its first bytes; None: not known."""
+    """What a file is that was to be another, by its first bytes; None: not known."""
     if not start:
         return "an empty file"
-    if start.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer in place of the file; fetch that by 'git lfs pull'"
-    if start.lstrip()[:5].lower() in (b"<!doc", b"<html"):
-        return "a web page in place of the file; download it again"
-    return None
+    if not start.strip(b"\0"):
+        return "nothing but zero bytes, what a failed copy leaves"
+    if start[4:8] == b"ftyp" and start[8:11] in (b"iso", b"mp4", b"avc", b"M4V", b"qt ", b"3gp"):
+        return "a video"
+    start = start.removeprefix(codecs.BOM_UTF8).lstrip().lower()
+    return next((what for sign, what in BEGINNINGS.items() if start.startswith(sign)), None)
 
 
 def read_csv(path: Path, columns: list[str]) -> "pandas.DataFrame":  # noqa: F821
     """A csv of text columns; UserError if it cannot be read or lacks one of `columns`.
 
     Encodings as in read_text; where the header has no comma, tabs or semicolons separate (Excel).
-    Empty rows at the end are left out.
+    Names of columns match by their letters in any case. Fields and rows that are empty at the end
+    are left out.
     """
-    import pandas as pd
-
     text = read_text(path)
+    if text[:4].lower() == "sep=":  # tells Excel the separator
+        text = text.partition("\n")[2]
     header = text.partition("\n")[0]
     separator = next((mark for mark in ",\t;" if mark in header), ",")
     try:
-        frame = pd.read_csv(
-            io.StringIO(text),
-            sep=separator,
-            dtype=str,
-            keep_default_na=False,
-            skipinitialspace=True,
-        ).fillna("")
+        frame = _table(text, separator)
+        if frame is None:
+            ends = re.compile(rf"[{separator} ]+\r?$", re.MULTILINE)
+            frame = _table(ends.sub("", text), separator)
     except ValueError as error:
         raise UserError(f"{path}: cannot be read as CSV ({first_line(error)})") from None
-    # pandas would take the first column for names of the rows
-    if not isinstance(frame.index, pd.RangeIndex):
-        raise UserError(f"{path}: its rows have more fields than its first line")
+    if frame is None:
+        raise UserError(
+            f"{path}: its rows have more fields than its first line, which names the columns"
+        )
+    known = {_letters(column): column for column in columns}
+    there = [str(column).strip() for column in frame.columns]
+    frame.columns = [
+        name if name in columns else known.get(_letters(name), name.lower()) for name in there
+    ]
     for column in columns:
-        if column not in frame:
-            there = ", ".join(map(str, frame.columns))
-            raise UserError(f"{path}: has no column {column!r}; its columns are {there}")
+        count = list(frame.columns).count(column)
+        if count != 1:
+            what = "several columns" if count else "no column"
+            raise UserError(f"{path}: has {what} {column!r}; its columns are {', '.join(there)}")
     filled = (frame != "").any(axis=1)
     return frame[filled[::-1].cummax()[::-1]]
+
+
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalnum, name)).lower()
+
+
+def _table(text: str, separator: str) -> "pandas.DataFrame | None":  # noqa: F821
+    """The text as a frame of text; None if some row has more fields than the first line."""
+    import pandas as pd
+
+    options = {"sep": separator, "dtype": str, "keep_default_na": False, "skipinitialspace": True}
+    try:
+        frame = pd.read_csv(io.StringIO(text), **options).fillna("")
+    except pd.errors.ParserError as error:
+        if "Expected" in str(error):
+            return None
+        raise
+    # pandas would take the first column for names of the rows
+    return frame if isinstance(frame.index, pd.RangeIndex) else None

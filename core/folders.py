@@ -3,6 +3,7 @@
 Standard library only.
 """
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -46,9 +47,16 @@ def data_folder(flag: str | None, channel: str) -> tuple[Path, str]:
     )
 
 
+def with_home(path: str | Path) -> Path:
+    """`path` with ~ as the home folder; as it is where nobody has one of that name."""
+    with contextlib.suppress(RuntimeError):
+        return Path(path).expanduser()
+    return Path(path)
+
+
 def existing_folder(path: str | Path, source: str) -> Path:
     """`path` as a Path; a UserError that names `source` if it is not a folder."""
-    path = Path(path).expanduser()
+    path = with_home(path)
     if path.is_dir():
         return path
     what = "is a file, not a folder" if path.exists() else "does not exist"
@@ -66,7 +74,7 @@ def folder(flag: str | None, *variables: str, default: str) -> Path:
             f"{found}: not a folder on this machine; give one, and copy it there yourself "
             "(SageMaker copies its channels and SM_MODEL_DIR itself)"
         )
-    return Path(found).expanduser()
+    return with_home(found)
 
 
 def is_drawn(path: Path) -> bool:

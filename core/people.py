@@ -43,7 +43,7 @@ def read_people(folder: Path, recursive: bool = False, left: LeftOut | None = No
     folders = _folders_of_people(images, recursive, left or LeftOut(images))
     table = list_of(folder, "train.csv")
     if table:
-        people = _people_from_csv(table, images, sorted(folders))
+        people = _people_from_csv(table, images, set(folders))
     else:
         people = _people_from_names(images, folders)
     return people.assign(folder=people["person"].map(folders))
@@ -92,14 +92,17 @@ def _people_from_names(images: Path, folders: dict[str, Path]) -> pd.DataFrame:
     return pd.DataFrame(people).sort_values("person", ignore_index=True)
 
 
-def _people_from_csv(table: Path, images: Path, names: list[str]) -> pd.DataFrame:
+def _people_from_csv(table: Path, images: Path, names: set[str]) -> pd.DataFrame:
     frame = read_csv(table, ["id", "gender", "race", "age", "path"])
     frame = frame.rename(columns={"path": "person"})
-    frame["person"], frame["id"] = frame["person"].map(readable), frame["id"].map(readable)
+    frame["person"] = [_folder_name(name, names) for name in frame["person"].map(readable)]
+    frame["id"] = frame["id"].map(readable)
+    for column in ("id", "gender", "race", "age"):
+        frame[column] = frame[column].str.strip()
     frame["age"] = frame["age"].str.removesuffix(".0")  # as pandas writes a column with gaps
     _check_cells(frame, table)
-    missing = sorted(set(frame["person"]) - set(names))
-    extra = sorted(set(names) - set(frame["person"]))
+    missing = sorted(set(frame["person"]) - names)
+    extra = sorted(names - set(frame["person"]))
     if missing:
         raise UserError(
             f"{table}: {len(missing)} in the csv but not among the folders of {images}, first "
@@ -122,6 +125,12 @@ def _people_from_csv(table: Path, images: Path, names: list[str]) -> pd.DataFram
             )
     columns = ["person", "id", "gender", "race", "age"]
     return frame.sort_values("person", ignore_index=True)[columns]
+
+
+def _folder_name(name: str, names: set[str]) -> str:
+    """The folder that a csv means by `name`, which may be a path from elsewhere."""
+    last = name.strip().replace("\\", "/").rstrip("/").rpartition("/")[2]
+    return last if name not in names and last in names else name
 
 
 def _check_cells(frame: pd.DataFrame, table: Path) -> None:

@@ -239,7 +239,11 @@ def _check_pixels(path, photo: Image.Image) -> None:
 
 def _identify(path) -> Image.Image:
     try:
-        return Image.open(path)  # reads the size, no pixels
+        photo = Image.open(path)  # reads the size, no pixels
+        if photo.format == "TIFF":
+            # Pillow 13 would map an uncompressed file into memory, in which it forgets to turn it
+            photo.filename = ""
+        return photo
     except UnidentifiedImageError:
         start = _content(path, 16)
         if start[4:8] == b"ftyp" and start[8:12] in (
@@ -296,4 +300,6 @@ def _reason(error: Exception, otherwise: str) -> str:
         return "may not be read (permissions)"
     if isinstance(error, IsADirectoryError):
         return "a folder"
+    if isinstance(error, OSError) and error.strerror:  # links in a circle, a failing disk
+        return f"cannot be read ({error.strerror})"
     return "truncated" if "truncated" in str(error) else otherwise

@@ -28,8 +28,11 @@ PREFIXES = (
 LISTED = 8  # names of tensors in a message
 
 
-class _Ignored:
-    """Takes the place of every class in a checkpoint that is neither tensor nor plain data."""
+class _Inert:
+    """Takes the place of every class in a checkpoint that is neither tensor nor plain data.
+
+    Keeps what the object held, so that the weights of a pickled model can be found.
+    """
 
     def __new__(cls, *args, **keywords):
         return object.__new__(cls)
@@ -38,7 +41,17 @@ class _Ignored:
         pass
 
     def __setstate__(self, state):
-        pass
+        self.state = state if isinstance(state, dict) else {}
+
+    def tensors(self, prefix: str = "") -> dict[str, torch.Tensor]:
+        """What state_dict() would give, if this was a torch.nn.Module."""
+        state = getattr(self, "state", {})
+        own = {**_tensors(state.get("_parameters")), **_tensors(state.get("_buffers"))}
+        found = {prefix + name: tensor for name, tensor in own.items()}
+        for name, child in (state.get("_modules") or {}).items():
+            if isinstance(child, _Inert):
+                found |= child.tensors(f"{prefix}{name}.")
+        return found
 
 
 def load_pretrained(model, source: str, partial: bool = False) -> str:
@@ -166,7 +179,9 @@ def read_weights(source: str) -> dict[str, torch.Tensor]:
         path = next((path / name for name in names if (path / name).is_file()), path / names[0])
     _existing(path)
     try:
-        if path.suffix == ".safetensors":
+        with path.open("rb") as stream:
+            start = stream.read(9)
+        if start[8:] == b"{":  # safetensors, by whatever name
             from safetensors.torch import load_file
 
             state = load_file(path)
@@ -181,9 +196,14 @@ def read_weights(source: str) -> dict[str, torch.Tensor]:
 
 
 def _reason(path: Path, error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     with path.open("rb") as stream:
-        if reason := disguised(stream.read(64)):
-            return reason
+        start = stream.read(64)
+    if reason := disguised(start):
+        return reason
+    if path.suffix == ".safetensors":
+        return "cut off or damaged; fetch it again"
     if "TorchScript" in str(error):
         return "a TorchScript archive; save the state_dict() of the model in it"
     if "PytorchStreamReader" in str(error) or "SafetensorError" in type(error).__name__:
@@ -204,22 +224,34 @@ def _torch_load(path: Path):
         unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:  # a file in the format before torch 1.6, or none at all: torch.load decides
         unknown = ["argparse.Namespace"]
-    ignored = [(_Ignored, name) for name in unknown if name != "argparse.Namespace"]
+    ignored = [(_Inert, name) for name in unknown if name != "argparse.Namespace"]
     with torch.serialization.safe_globals([argparse.Namespace, *ignored]):
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _unwrapped(state, depth: int = 4) -> dict[str, torch.Tensor]:
     """The dictionary of tensors inside of a checkpoint, `depth` wrappers deep at most."""
-    if not isinstance(state, dict) or not depth:
+    found = _within(state, depth)
+    if not found:
         raise ValueError("no tensors by name; save model.state_dict()")
-    inner = [state[name] for name in WRAPPERS if isinstance(state.get(name), dict)]
-    if inner:
-        return _unwrapped(inner[0], depth - 1)
-    if tensors := _tensors(state):
-        return tensors
-    # A wrapper of another name: what holds most tensors.
-    return _unwrapped(max(state.values(), key=lambda value: len(_tensors(value)), default=None), 1)
+    return found
+
+
+def _within(state, depth: int) -> dict[str, torch.Tensor]:
+    if isinstance(state, _Inert):
+        return state.tensors()
+    if isinstance(state, list | tuple):
+        state = dict(enumerate(state))
+    if not isinstance(state, dict) or not depth:
+        return {}
+    for name in WRAPPERS:
+        if isinstance(state.get(name), dict | _Inert) and (
+            found := _within(state[name], depth - 1)
+        ):
+            return found
+    # Else the tensors here, or a wrapper of another name: what holds most tensors.
+    inside = (_within(value, depth - 1) for value in state.values())
+    return _tensors(state) or max(inside, key=len, default={})
 
 
 def _tensors(state) -> dict[str, torch.Tensor]:
@@ -239,7 +271,8 @@ def _bare(state: dict, backbone: nn.Module) -> dict:
             for first in counts
             if first not in own and (first in PREFIXES or 2 * inside[first] > counts[first])
         ]
-        first = max(wrappers, key=counts.get, default=None)
+        # of two networks with as many tensors the average
+        first = max(wrappers, key=lambda name: (counts[name], "ema" in name), default=None)
         # Names of the backbone itself beside a prefix (`head`, say) tell nothing if they are few.
         if first is None or (own & set(counts) and 2 * counts[first] <= len(state)):
             return state

@@ -6,9 +6,7 @@ file written is whole.
 """
 
 import csv
-import io
 import tempfile
-import warnings
 import zipfile
 import zlib
 from itertools import count, takewhile
@@ -18,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from core.errors import UserError, first_line
-from core.files import atomic, read_json, write_json
+from core.files import atomic, read_csv, read_json, write_json
 from core.labels import CLASSES
 from prediction.words import table
 
@@ -90,43 +88,14 @@ def read_submission(path: Path, unique: bool = True) -> pd.DataFrame:
     ignored. Rows are counted as a spreadsheet does.
     """
     path = Path(path)
-    try:
-        return _parse(path, path.read_bytes(), unique)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise UserError(f"{path}: cannot be read as CSV ({first_line(error)})") from None
-
-
-def _parse(path: Path, content: bytes, unique: bool) -> pd.DataFrame:
-    options = {
-        "na_filter": False,
-        "skipinitialspace": True,
-        "skip_blank_lines": False,
-        "index_col": False,
-    }
-    columns = list(pd.read_csv(io.BytesIO(content), nrows=0, **options).columns)
-    for column in ("ImageID", "ans"):
-        if column not in columns:
-            raise UserError(f"{path}: has no column {column!r}; its columns are {few(columns)}")
-    content = content.rstrip() + b"\n"
-    with warnings.catch_warnings(action="ignore", category=pd.errors.DtypeWarning):
-        # the warning is of values that are no numbers: found below
-        frame = pd.read_csv(
-            io.BytesIO(content), usecols=["ImageID", "ans"], dtype={"ImageID": str}, **options
-        )
+    frame = read_csv(path, ["ImageID", "ans"])
     if frame.empty:
         raise UserError(f"{path}: has a header but no rows")
-    if frame["ans"].dtype.kind in "iu":
-        bad = ~frame["ans"].between(0, CLASSES - 1)
-    else:  # not all whole numbers: read again as text to find the row
-        text = pd.read_csv(io.BytesIO(content), usecols=["ans"], dtype=str, **options)["ans"]
-        bad = ~text.str.fullmatch(r"\s*0*(\d|1[0-7])\s*")
-        frame["ans"] = text
+    bad = ~frame["ans"].str.fullmatch(r"\s*0*(\d|1[0-7])\s*").astype(bool)
     if bad.any():
         row = int(bad.argmax())
         raise UserError(
-            f"{path}, row {row + 2}: ans {str(frame['ans'][row])[:40]!r} is not a class; "
+            f"{path}, row {row + 2}: ans {frame['ans'][row][:40]!r} is not a class; "
             f"it is a whole number from 0 to {CLASSES - 1}"
         )
     if (frame["ImageID"] == "").any():

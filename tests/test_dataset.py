@@ -211,9 +211,12 @@ def test_a_csv_that_disagrees_is_told_in_one_line(people, rows, told):
         ("a,b\n1,2,3\n1,2,3,4\n", "train.csv"),
         ("\0\0", "train.csv"),
         (
-            f"id,gender,race,age,path\n001,female,Asian,25,{ADA},\n",
+            f"id,gender,race,age,path\n001,female,Asian,25,{ADA},more\n",
             "more fields than its first line",
         ),
+        (f"id,Id,gender,race,age,path\n1,1,female,Asian,25,{ADA}\n", "several columns 'id'"),
+        ("PK\3\4 and so on", "an Excel workbook"),
+        ("version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
     ],
 )
 def test_a_csv_that_is_none_is_told_in_one_line(people, text, told):
@@ -237,9 +240,37 @@ def test_csvs_as_excel_saves_them_are_read_and_the_encoding_said(
     assert ("read as" in capsys.readouterr().out) == (encoding != "utf-8-sig")
 
 
+@pytest.mark.parametrize(
+    ("head", "row"),
+    [
+        ("ID,Gender,RACE,Age,Path", "1,female,Asian,25,{}"),
+        (" id , gender , race , age , path ", "1 , female , Asian , 25 , {} "),
+        (",path,age,race,gender,id", "0,{},25,Asian,female,1"),  # pandas' own index
+        ("id,gender,race,age,path", "1,female,Asian,25,{},,"),
+        ("id,gender,race,age,path,", "1,female,Asian,25,train/images/{}/"),
+        ("sep=;\nid;gender;race;age;path", "1;female;Asian;25;images\\{}"),
+        ('"id","gender","race","age","path"', '"1","female","Asian","25","{}"'),
+    ],
+)
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_what_spreadsheets_and_scripts_make_of_train_csv_is_read(people, head, row, end):
+    root = people([ADA, BEA])
+    text = [head, row.format(ADA), row.format(BEA).replace("female", "male").replace("25", "60")]
+    (root / "train.csv").write_text(end.join("\n".join(text).split("\n")), newline="")
+    frame = dataset.read_train(root).drop_duplicates("person")
+    assert frame[["person", "id", "gender", "age"]].to_numpy().tolist() == [
+        [ADA, "1", 1, 25],
+        [BEA, "1", 0, 60],
+    ]
+
+
 def test_a_csv_in_no_known_encoding_or_with_short_rows_is_told_in_one_line(people):
     root = people([ADA])
-    for content in (b"id,gender,race,age,path\n\xff\xfe\xe9\n", "김,male\n".encode("cp949")):
+    for content in (
+        b"id,gender,race,age,path\n\xff\xfe\xe9\n",
+        "김,male\n".encode("cp949"),
+        f"1,female,Asian,25,{ADA}\n".encode("utf-16-le"),
+    ):
         (root / "train.csv").write_bytes(b"id,gender,race,age,path\n" + content)
         with pytest.raises(UserError) as error:
             dataset.read_train(root)
@@ -317,11 +348,13 @@ def test_lists_made_on_windows_name_the_same_files(tmp_path):
     for name in ("a.jpg", "B.jpg", "b.jpg", "sub/c.JPG"):
         (images / name).touch()
     table = tmp_path / "eval" / "info.csv"
-    table.write_text("ImageID,ans\nA.JPG,0\nb.jpg,0\nsub\\C.jpg,0\n,\n\n,\n")
+    (images / "d.jpg").touch()
+    names = ["A.JPG", "b.jpg", "sub\\C.jpg", "images/d.jpg"]
+    table.write_text("image_id,ANS\n" + ",0\n".join(names) + ",0\n,\n\n,\n")
     frame = dataset.read_eval(tmp_path / "eval")
-    assert frame["ImageID"].tolist() == ["A.JPG", "b.jpg", "sub\\C.jpg"]
-    assert frame["path"].tolist() == [
-        str(images / name) for name in ("a.jpg", "b.jpg", "sub/c.JPG")
+    assert frame["ImageID"].tolist() == names
+    assert list(map(os.path.realpath, frame["path"])) == [
+        str(images / name) for name in ("a.jpg", "b.jpg", "sub/c.JPG", "d.jpg")
     ]
     for name in ("B.JPG", "..\\..\\secret.jpg"):  # which of two; outside
         (tmp_path / "secret.jpg").touch()

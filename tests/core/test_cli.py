@@ -253,11 +253,15 @@ def test_a_python_without_the_packages_is_told_in_one_line(command):
         (["--one", "s3://bucket/model"], "not a path on this machine"),
         (["--one=S3://bucket"], "not a path on this machine"),
         (["--", "--one", "--one"], None),
+        (["--one", ""], "--one: its value is empty"),
+        (["--one="], "--one: its value is empty"),
+        (["--one-more=1"], "unrecognized arguments: --one-more=1 (did you mean --one_more?)"),
     ],
 )
 def test_nothing_given_on_a_command_line_is_ignored(words, said, monkeypatch, capsys):
     parser = cli.ArgumentParser(prog="x.py")
     parser.add_argument("--one")
+    parser.add_argument("--one_more")
     parser.add_argument("--two", nargs=2)
     parser.add_argument("--some", action="extend", nargs="+")
     parser.add_argument("rest", nargs="*")
@@ -280,6 +284,16 @@ def test_of_a_value_given_twice_the_last_counts_and_that_is_said(words, monkeypa
     assert parser.parse_args().one == "2"
     said = "warning: --one is given twice: 2 counts, 1 does not\n"
     assert capsys.readouterr().err == said
+
+
+def test_home_and_file_addresses_are_paths_though_no_shell_made_them_so(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    parser = cli.ArgumentParser(prog="x.py")
+    parser.add_argument("--one")
+    parser.add_argument("rest", nargs="*")
+    given = parser.parse_args(["--one=~/a", "~/b.jpg", "file:///c d.jpg", "a~", "~nobody.at.all/a"])
+    assert given.one == "/home/me/a"
+    assert given.rest == ["/home/me/b.jpg", "/c d.jpg", "a~", "~nobody.at.all/a"]
 
 
 def test_an_address_in_a_variable_is_no_folder(monkeypatch):

@@ -93,6 +93,18 @@ def test_deep_tiffs_are_scaled_to_what_a_viewer_shows(tmp_path, dtype, white):
     assert red == 0 and green in (0, 63, 64) and blue in (127, 128)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+def test_tiffs_are_turned_however_they_are_stored(tmp_path, dtype, compression):
+    """Pillow 13 leaves some on their side that are not compressed, with mixed-up rows."""
+    top, path = np.zeros((40, 30), dtype), tmp_path / "turned.tif"
+    top[:20] = {np.uint8: 255, np.uint16: 65535, np.float32: 1}[dtype]
+    stored = Image.fromarray(np.ascontiguousarray(np.rot90(top)))
+    stored.save(path, tiffinfo={0x0112: 6}, compression=compression)
+    expected = np.stack([np.where(top > 0, 255, 0)] * 3, -1)
+    assert np.array_equal(photo.read_photo(path), expected)
+
+
 def test_much_text_in_a_png_does_not_matter(tmp_path):
     info = PngImagePlugin.PngInfo()
     info.add_text("history", "x" * 3_000_000, zip=True)
@@ -277,10 +289,18 @@ def test_what_is_no_photo_says_why(tmp_path):
     (tmp_path / "text.jpg").write_text("a letter, not a photo")
     (tmp_path / "lfs.jpg").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
     (tmp_path / "page.jpg").write_text("\n<!DOCTYPE html><html>not found</html>")
+    (tmp_path / "video.jpg").write_bytes(b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom")
+    (tmp_path / "zeros.jpg").write_bytes(bytes(999))
+    (tmp_path / "denied.jpg").write_text('<?xml version="1.0"?><Error>AccessDenied</Error>')
+    (tmp_path / "circle.jpg").symlink_to("circle.jpg")
     reasons = {
         "empty.jpg": "an empty file",
         "lfs.jpg": "git lfs pull",
         "page.jpg": "a web page",
+        "video.jpg": "a video",
+        "zeros.jpg": "zero bytes",
+        "denied.jpg": "a server's message",
+        "circle.jpg": "symbolic links",
         "text.jpg": "not an image",
         "gone.jpg": "does not exist",
         ".": "a folder",

@@ -4,6 +4,7 @@ import argparse
 import io
 import json
 import pickle
+import types
 from fractions import Fraction
 
 import numpy as np
@@ -61,7 +62,7 @@ def test_wrappers_around_names_are_taken_off(tmp_path, prefix):
     assert filled(model, state)
 
 
-def test_of_two_networks_in_a_checkpoint_the_first_is_taken(tmp_path, capfd):
+def test_of_two_networks_in_a_checkpoint_the_average_or_the_first_is_taken(tmp_path, capfd):
     """As contrastive methods save theirs."""
     state = source().state_dict()
     content = {f"module.encoder_q.{name}": tensor for name, tensor in state.items()}
@@ -70,6 +71,11 @@ def test_of_two_networks_in_a_checkpoint_the_first_is_taken(tmp_path, capfd):
     model = tiny()
     load_pretrained(model, str(tmp_path / "a.pth"))
     assert filled(model, state)
+    content = {f"online_model.{name}": tensor * 0 for name, tensor in state.items()}
+    content |= {f"ema_model.{name}": tensor for name, tensor in state.items()}
+    torch.save({"wrapper": {"inner": {"model": content}}}, tmp_path / "a.pth")
+    load_pretrained(model, str(tmp_path / "a.pth"))
+    assert filled(model, state)  # of the average
     torch.save(state | {"decoder.weight": torch.ones(2)}, tmp_path / "b.pth")
     assert "unused: decoder.weight" in load_pretrained(model, str(tmp_path / "b.pth"))
     assert capfd.readouterr().err == ""  # timm would list all unused names, too
@@ -98,6 +104,25 @@ def test_other_classes_in_a_checkpoint_are_passed_over(tmp_path):
     model = tiny()
     load_pretrained(model, str(tmp_path / "model_best.pth.tar"))
     assert filled(model, state)
+
+
+def test_a_model_that_was_pickled_whole_gives_its_weights_without_running_its_code(tmp_path):
+    whole = source()
+    whole.act = types.MethodType(filled, whole)  # a method of this module
+    for content in (whole, {"net": whole, "epoch": 3}, [torch.nn.DataParallel(whole)]):
+        torch.save(content, tmp_path / "a.pth")
+        model = tiny()
+        load_pretrained(model, str(tmp_path / "a.pth"))
+        assert filled(model, whole.state_dict())
+
+
+def test_the_format_is_told_by_the_content_not_the_name(tmp_path):
+    state, model = source().state_dict(), tiny()
+    save_file(state, tmp_path / "safe.pth")
+    torch.save(state, tmp_path / "torch.safetensors")
+    for name in ("safe.pth", "torch.safetensors"):
+        load_pretrained(model, str(tmp_path / name))
+        assert filled(model, state)
 
 
 def test_swin_in_its_authors_layout_is_renamed(tmp_path):
