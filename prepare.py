@@ -188,7 +188,7 @@ def suspects(args) -> int:
     for field, rows in ranked.groupby("field", sort=False):
         print(
             f"{field:7} {int(rows['suspect'].sum()):5,} of {len(rows):,} labels are suspect, "
-            f"about {expected[field]:,} are expected to be wrong"
+            f"{expected[field]} are expected to be wrong"
         )
     print(
         f"wrote {output / 'index.html'} to judge them by eye; all labels ranked in suspects.csv, "

@@ -123,6 +123,7 @@ def add_labels(parser, text: str, required: bool = False) -> None:
 
 def run(main, args) -> None:
     """Call `main(args)` and exit: 0, 2 with one line for a UserError, 130 for Ctrl-C."""
+    os.environ["MPLBACKEND"] = "agg"  # a notebook's own does not exist in another Python
     for stream in (sys.stdout, sys.stderr):  # names that the terminal cannot show become escapes
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

@@ -64,11 +64,12 @@ def parts(run: Path) -> list[Path]:
 
 
 # ---------------------------------------------------------------------------- ranking
-def rank(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
+def rank(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
     """All labels, the most suspect first in each attribute, and how many are expected to be wrong.
 
     Mask is judged by photo; gender and age by person, over the mean of the person's photos. score:
-    quality of the given label, 0 (wrong) to 1; years: by how many an age is probably wrong.
+    quality of the given label, 0 (wrong) to 1; years: how far an age is from the predicted one.
+    The number expected, by attribute, is in words.
     """
     ranked, expected = [], {}
     for field, (step, count) in CODES.items():
@@ -107,7 +108,7 @@ def _shares(table: pd.DataFrame, field: str) -> tuple[pd.DataFrame, np.ndarray]:
     return of, share / share.sum(axis=1, keepdims=True)
 
 
-def _judge_classes(of: pd.DataFrame, share: np.ndarray, labels: np.ndarray) -> tuple[dict, int]:
+def _judge_classes(of: pd.DataFrame, share: np.ndarray, labels: np.ndarray) -> tuple[dict, str]:
     from cleanlab.count import num_label_issues
     from cleanlab.filter import find_label_issues
     from cleanlab.rank import get_label_quality_scores
@@ -120,15 +121,17 @@ def _judge_classes(of: pd.DataFrame, share: np.ndarray, labels: np.ndarray) -> t
         "suspect": find_label_issues(known, among, n_jobs=1),  # its process pool may hang
         "years": np.nan,
     }
-    return judged, int(num_label_issues(known, among))
+    return judged, f"about {num_label_issues(known, among):,}"
 
 
-def _judge_ages(of: pd.DataFrame, share: np.ndarray, bands: np.ndarray) -> tuple[dict, int]:
+def _judge_ages(of: pd.DataFrame, share: np.ndarray, bands: np.ndarray) -> tuple[dict, str]:
     """Ages by their distance from the predicted ones, in years.
 
     The predicted age is that of the run's years head where it has one, else the mean of the bands'
     median ages, weighted by their probabilities. Predictions lean to the mean, so the usual error
     at that age is taken off.
+    Wrong ages that the model cannot notice are in no estimate: what is expected is a lower bound,
+    and says how far off an age must be.
     """
     ages = _ages(of["person"], bands)
     typical = pd.Series(ages).groupby(bands).median().reindex(range(len(AGES)))
@@ -149,7 +152,12 @@ def _judge_ages(of: pd.DataFrame, share: np.ndarray, bands: np.ndarray) -> tuple
     score = np.array([math.erfc(value / math.sqrt(2)) for value in far])
     suspect = (far > FAR) & (share.argmax(axis=1) != bands)
     expected = max(0.0, (far > FAR).sum() - math.erfc(FAR / math.sqrt(2)) * len(far))
-    return {"score": score.round(6), "suspect": suspect, "years": error.round(1)}, round(expected)
+    follows = max(np.polyfit(ages, predicted, 1)[0], 0.01)  # predicted years for a year
+    reach = min(FAR * np.median(spread) / follows, 99)
+    return (
+        {"score": score.round(6), "suspect": suspect, "years": error.round(1)},
+        f"at least {expected:,.0f} (an age is noticed if it is {reach:.0f} years off or more)",
+    )
 
 
 def _ages(people: pd.Series, bands: np.ndarray) -> np.ndarray:

@@ -213,6 +213,11 @@ def test_ctrl_c_and_success_and_a_status(monkeypatch, capsys):
     assert ended(lambda args: 3, monkeypatch, capsys)[0] == 3
 
 
+def test_figures_do_not_need_the_backend_of_a_notebook(monkeypatch, capsys):
+    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+    assert ended(lambda args: os.environ["MPLBACKEND"] != "agg", monkeypatch, capsys)[0] == 0
+
+
 def test_other_errors_are_not_swallowed():
     def main(args):
         raise RuntimeError("a bug")
