@@ -83,10 +83,15 @@ class Training:
         return self.ema.module if self.ema else self.model
 
 
-def set_up(args, data: Data, fold: int, path: Path, fabric, stop, recorded: dict) -> Training:
-    """Photos, model, optimizer, schedule, as planned; says what was decided."""
+def set_up(
+    args, data: Data, fold: int, path: Path, fabric, stop, recorded: dict, resumed: bool = False
+) -> Training:
+    """Photos, model, optimizer, schedule, as planned; says what was decided.
+
+    The weights of a run that is `resumed` are those of its checkpoint, loaded later.
+    """
     train_frame, val_frame = part(data, fold, args)
-    model, plan = start(args, train_frame, data, fabric, recorded)
+    model, plan = start(args, train_frame, data, fabric, recorded, resumed)
     workers = processes.readers(fabric.device.type, args.workers)
     cache = caches(data, args, plan)
     photos = TrainingPhotos(train_frame, args, plan, fabric, workers, cache)
@@ -184,6 +189,13 @@ def train_epoch(t: Training, state: State) -> None:
     state.validated = state.finished = False
 
 
+def share_batch_norms(t: Training) -> None:
+    """Give all ranks the batch norm statistics of rank 0: what is saved is what is validated."""
+    for model in (t.model, t.ema.module) if t.ema else (t.model,):  # in the same order everywhere
+        if t.fabric.world_size > 1:
+            distribute_bn(model, t.fabric.world_size)
+
+
 def end_epoch(t: Training, state: State) -> None:
     """Validate the epoch that was trained last; keep the model if it is the best so far.
 
@@ -197,6 +209,8 @@ def end_epoch(t: Training, state: State) -> None:
             t.kept, lambda batches: t.stop.watch(batches, t.path)
         )
         row |= scores
+    elif t.stop.poll()[0]:  # an epoch of one update has not looked yet
+        t.stop.leave(t.path)
     better = not len(frame) or row["macro_f1"] >= state.best.get("macro_f1", 0)
     if better:
         state.best = row
@@ -229,9 +243,10 @@ def train(args, data: Data, fold: int, path: Path, fabric, stop, machine=None):
         return run_folder.recorded_choices(path, args) if run_folder.has_begun(path) else {}
 
     choices = on_rank_zero(fabric, recorded)
-    t = set_up(args, data, fold, path, fabric, stop, choices or machine or {})
+    resumed = bool(choices) and on_rank_zero(fabric, run_folder.has_checkpoint, path)
+    t = set_up(args, data, fold, path, fabric, stop, choices or machine or {}, resumed)
     state = State()
-    if choices and on_rank_zero(fabric, (path / "last.ckpt").is_file):
+    if resumed:
         state = t.checkpoint.restore()
         say(f"resumed after epoch {state.epoch}, step {state.step}")
         if t.plan.first_epoch == state.epoch > 0:
@@ -243,9 +258,7 @@ def train(args, data: Data, fold: int, path: Path, fabric, stop, machine=None):
         while not (state.validated and is_over(t, state)):
             if state.validated:
                 train_epoch(t, state)
-                if fabric.world_size > 1:  # what is saved is what is validated
-                    for model in {t.model, t.kept}:
-                        distribute_bn(model, fabric.world_size)
+                share_batch_norms(t)
                 t.checkpoint.save(state)
                 on_rank_zero(fabric, run_folder.keep_checkpoints, path, state.epoch, args.keep)
             end_epoch(t, state)
@@ -259,8 +272,8 @@ def begin(t: Training, data: Data, state: State) -> None:
     """Write what describes the run, unless it is resumed; open its logger."""
     if state.epoch == t.plan.first_epoch and state.step == 0:
         run_folder.check_space(t.path, t.model, t.args)
-        run_folder.write_config(t.path, t.args, t.plan, data, t.fabric)
         write_split(data.split, t.path / "split.csv")
+        run_folder.write_config(t.path, t.args, t.plan, data, t.fabric)  # last: the run has begun
     t.logger = build_logger(t.args.logger, t.path)
 
 
@@ -304,7 +317,8 @@ def main(args) -> int:
             best, _ = train(args, data, args.fold or 0, path, fabric, stop)
             where = f"epoch {best['epoch']}"
     except UserError:
-        run_folder.remove_if_empty(path)
+        if fabric.is_global_zero:
+            run_folder.remove_if_empty(path)
         raise
     except RuntimeError as error:
         if not memory.is_out_of_memory(error):

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import textwrap
+import time
 from difflib import get_close_matches
 from importlib.util import find_spec
 from itertools import groupby, takewhile
@@ -130,6 +131,8 @@ def run(main, args) -> None:
     try:
         status = main(args)
     except UserError as error:
+        if os.environ.get("RANK", "0") != "0":
+            time.sleep(2)  # rank 0 mostly says the same, and torchrun then ends this one
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         status = 2
     except ModuleNotFoundError as error:

@@ -67,8 +67,6 @@ def choose(model, device: str, args, training: bool, resize=None, ranks: int = 1
     if args.precision == "fp16" and device == "cpu":
         raise UserError("--precision fp16: needs a GPU; use bf16, fp32 or auto on a CPU")
     if device == "cuda":
-        if training:
-            torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in fp32
         bf16 = training and torch.cuda.get_device_capability() >= (8, 0)
         choice = Choice(
             "bf16" if bf16 else inference_precision(device), True, torch.cuda.get_device_name()

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 from core.errors import UserError
@@ -95,6 +96,7 @@ def on_rank_zero(fabric, function, *arguments):
             distributed.barrier()
             distributed.destroy_process_group()
         if failed and error is None:
+            time.sleep(1)  # torchrun ends rank 0 as soon as another rank has ended
             raise SystemExit(2)
     if error is not None:
         raise error

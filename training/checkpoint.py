@@ -39,11 +39,11 @@ class Checkpoint:
         mine = {
             "losses": content.pop("losses"),
             "random": torch.get_rng_state(),
+            "device": self.fabric.device.type,
             "device_random": _device_random(self.fabric.device),
             "criterion": {
                 name: tensor.cpu() for name, tensor in self.criterion.state_dict().items()
             },
-            "buffers": self._buffers(),
         }
         ranks = [mine]
         if self.fabric.world_size > 1:
@@ -55,16 +55,6 @@ class Checkpoint:
             save_checkpoint(self.path, **content, **parts, ranks=ranks)
 
         on_rank_zero(self.fabric, write)
-
-    def _buffers(self) -> dict:
-        """Of several ranks each has batch norm statistics of its own, the average's too."""
-        if self.fabric.world_size == 1:
-            return {}
-        modules = {k: part for k, part in self.parts.items() if isinstance(part, torch.nn.Module)}
-        return {
-            name: {key: buffer.cpu() for key, buffer in module.named_buffers()}
-            for name, module in modules.items()
-        }
 
     def restore(self) -> State:
         """The State in last.ckpt, its parts loaded; UserError if it cannot be read."""
@@ -78,11 +68,10 @@ class Checkpoint:
             ]
         mine = stored["ranks"][self.fabric.global_rank]
         torch.set_rng_state(mine["random"])
-        if mine.get("device_random") is not None:
+        same_device = mine.get("device", "cuda") == self.fabric.device.type
+        if mine.get("device_random") is not None and same_device:
             torch.get_device_module(self.fabric.device).set_rng_state(mine["device_random"])
         self.criterion.load_state_dict(mine.get("criterion", {}), strict=False)
-        for name, buffers in mine.get("buffers", {}).items():
-            self.parts[name].load_state_dict(buffers, strict=False)
         known = {name: stored[name] for name in State.__dataclass_fields__ if name in stored}
         return State(**known, losses=mine["losses"])
 

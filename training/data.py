@@ -42,8 +42,12 @@ def read_photos(args, fabric) -> tuple[pd.DataFrame, Path, Callable[[], None]]:
     Photos are checked while the model is fetched and built. The function waits for that and raises
     UserError for broken ones; with --on_error skip they are left out of the frame instead.
     """
-    source, why = data_folder(args.data_dir, "train")
-    frame = dataset.read_train(source, args.corrections, args.recursive == "yes")
+
+    def read():
+        source, why = data_folder(args.data_dir, "train")
+        return dataset.read_train(source, args.corrections, args.recursive == "yes"), source, why
+
+    frame, source, why = on_rank_zero(fabric, read)  # two ranks can see different things
     people = frame["person"].nunique()
     say(f"data: {len(frame):,} photos of {people:,} people in {source} ({why})")
     if args.check_photos == "no" and args.on_error == "fail":

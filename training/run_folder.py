@@ -5,6 +5,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -44,6 +45,7 @@ def open_run(args, frame: pd.DataFrame, model_dir: Path) -> Run:
     path = model_dir / safe_name(args.name)
     begun = [item for item in (path, *sorted(path.glob("fold-*"))) if has_begun(item)]
     if args.resume != "no" and begun:
+        remove_unfinished(path)
         return Run(path, True, split_of_run(begun[0], args, frame))
     if args.resume == "yes" and not path.is_dir():
         raise UserError(
@@ -60,6 +62,20 @@ def open_run(args, frame: pd.DataFrame, model_dir: Path) -> Run:
 
 def has_begun(path: Path) -> bool:
     return (path / "config.json").is_file()
+
+
+def has_checkpoint(path: Path) -> bool:
+    return (path / "last.ckpt").is_file()
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove files that were being written when a process was killed, each a checkpoint's size.
+
+    Not those of the last minutes: a process that was asked to stop may be saving still.
+    """
+    for file in path.rglob(".*.part*"):
+        if time.time() - file.stat().st_mtime > 300:
+            file.unlink(missing_ok=True)
 
 
 def create(model_dir: Path, name: str) -> Path:
@@ -88,9 +104,10 @@ def remove_if_empty(path: Path) -> None:
 
 
 def is_bare(path: Path) -> bool:
-    """Whether a run folder exists and holds no file, except those that were being written."""
-    files = path.rglob("*") if path.is_dir() else ()
-    return path.is_dir() and all(item.is_dir() or item.name.startswith(".") for item in files)
+    """Whether a run folder exists, and nothing in it but what is written before config.json."""
+    files = [item for item in path.rglob("*") if item.is_file()] if path.is_dir() else []
+    unfinished = [file.name.startswith(".") or file.name == "split.csv" for file in files]
+    return path.is_dir() and all(unfinished)
 
 
 # ---------------------------------------------------------------------------- config.json
@@ -144,6 +161,8 @@ def recorded_choices(path: Path, args) -> dict:
         if key == "resize" and now is None:  # the file has what was decided
             continue
         if key == "drop_ages" and value and now == [value]:  # one range, written before version 1.1
+            continue
+        if key == "offsets" and {now, value} == {"tuned", "yes"}:  # the same, by two names
             continue
         if key == "epochs" and now > value:  # the run is extended, if it is finished
             continue

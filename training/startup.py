@@ -71,16 +71,18 @@ def launch(args) -> Fabric:
     return fabric
 
 
-def start(args, train_frame, data: Data, fabric, recorded: dict) -> tuple[MaskClassifier, Plan]:
+def start(
+    args, train_frame, data: Data, fabric, recorded: dict, resumed: bool = False
+) -> tuple[MaskClassifier, Plan]:
     """The model at its start and the Plan, already applied.
 
-    `recorded` holds choices made before, by the run that is resumed or for another fold.
+    `recorded` holds choices made before, by the run that is `resumed` or for another fold.
     """
     if args.statistics == "measured":
         data.check()
     choices = recorded if "mean" in recorded else input_choices(args, train_frame) | recorded
     torch.manual_seed(args.seed)
-    model = build_model(args, choices, is_drawn(data.source))
+    model = build_model(args, choices, is_drawn(data.source), resumed)
     data.check()  # before anything is timed
     if args.offsets != "no":
         set_frequency_offsets(model, train_frame, args)
@@ -91,8 +93,8 @@ def start(args, train_frame, data: Data, fabric, recorded: dict) -> tuple[MaskCl
     plan = _count_steps(plan, args, len(train_frame), fabric.world_size)
     if choices.get("compiled") is None:
         updates = args.epochs * plan.steps
-        compiled = device.compiles(args.compile, fabric.device.type, updates, worth=5000)
-        plan = replace(plan, compiled=compiled)
+        wish = (args.compile, fabric.device.type, updates, 5000)
+        plan = replace(plan, compiled=on_rank_zero(fabric, device.compiles, *wish))
     model = apply(plan, model, fabric)
     if fabric.global_rank:  # the same weights on all ranks, but dropout of their own
         random_seed(args.seed, fabric.global_rank)
@@ -115,8 +117,11 @@ def input_choices(args, train_frame) -> dict:
     }
 
 
-def build_model(args, choices: dict, drawn: bool = False) -> MaskClassifier:
-    """Backbone and head with their first weights, and all that inference will need to know."""
+def build_model(args, choices: dict, drawn: bool = False, resumed: bool = False) -> MaskClassifier:
+    """Backbone and head with their first weights, and all that inference will need to know.
+
+    Where a run is `resumed`, pretrained weights are not fetched again.
+    """
     model = MaskClassifier(
         args.model,
         args.head,
@@ -134,7 +139,9 @@ def build_model(args, choices: dict, drawn: bool = False) -> MaskClassifier:
     )
     if args.attribute:
         model.head.learn_only(args.attribute)
-    weights = load_pretrained(model, args.pretrained, args.pretrained_partial == "yes")
+    weights = "those of its last checkpoint"
+    if not resumed:
+        weights = load_pretrained(model, args.pretrained, args.pretrained_partial == "yes")
     matcher = model.backbone.group_matcher(coarse=True) if choices["freeze"] else None
     groups = timm.models.group_parameters(model.backbone, matcher) if matcher else {}
     for group in sorted(groups)[: choices["freeze"]]:

@@ -1,5 +1,7 @@
-"""Losses and gradients that are not finite, learning rates, settings that leave things out."""
+"""Numbers that are not finite, learning rates, memory that is short, a Swin, what is left out."""
 
+import json
+import shutil
 from types import SimpleNamespace
 
 import pandas as pd
@@ -11,6 +13,7 @@ import dataset
 import train
 from core import device
 from core.errors import UserError
+from model import MaskClassifier
 from training import loss_meter, startup
 from training.optimizer import Schedule, halvings
 
@@ -130,8 +133,6 @@ def test_a_plateau_halves_the_learning_rate():
 
 
 def test_photos_that_cannot_be_read_are_left_out_when_asked(drawn, trained, tmp_path, capsys):
-    import shutil
-
     data = tmp_path / "data"
     shutil.copytree(drawn, data)
     photos = sorted((data / "train" / "images").glob("0*/mask1.*"))
@@ -158,3 +159,61 @@ def test_photos_that_cannot_be_read_are_left_out_when_asked(drawn, trained, tmp_
     assert "left out 2 of 166 photos" in said
     assert str(photos[0]) in said
     assert "as sampled" in said
+
+
+def test_a_gpus_settings_follow_from_the_plan_of_a_resumed_run_too():
+    """TF32 and cuDNN's search for the fastest algorithm, whoever made the choice."""
+    plan = startup.Plan([32, 24], [0] * 3, [1] * 3, 0, "bf16", True, "recorded")
+    fabric = SimpleNamespace(device=torch.device("cuda"), strategy=SimpleNamespace())
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark
+    try:
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.benchmark = False
+        startup.apply(plan, torch.nn.Linear(1, 1), fabric)
+        assert torch.get_float32_matmul_precision() == "high"
+        assert torch.backends.cudnn.benchmark
+        assert fabric.strategy.precision.precision == "bf16-mixed"
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.benchmark = before[1]
+
+
+def test_validation_goes_on_with_fewer_photos_at_once_where_memory_is_short(
+    drawn, trained, tmp_path, monkeypatch, capsys
+):
+    flags = ("--epochs", "1", "--head", "joint", "--valid_batch_size", "8")
+    roomy = trained(drawn, tmp_path, *flags, name="roomy")
+    enough = MaskClassifier.log_probabilities
+
+    def small(model, images):
+        if len(images) > 2:
+            raise torch.OutOfMemoryError
+        return enough(model, images)
+
+    monkeypatch.setattr(MaskClassifier, "log_probabilities", small)
+    tight = trained(drawn, tmp_path, *flags, name="tight")
+    assert "going on with 2 photos" in capsys.readouterr().out
+    scores = [pd.read_csv(run / "metrics.csv")["macro_f1"].tolist() for run in (roomy, tight)]
+    assert scores[0] == scores[1]
+
+
+SWIN = (
+    "--model swin_large_patch4_window12_384 --resize 384 384 --batch_size 4 --accumulate 2 "
+    "--epochs 1 --checkpointing yes --ema 0.9 --mixup 0.5 --tta --val_ratio 0.3 --model_kwargs "
+    "depths=[1,1,1,1] embed_dim=8 num_heads=[1,2,2,2] drop_path_rate=0.1"
+).split()
+
+
+def test_a_shallow_swin_of_real_shape_is_trained_by_the_defaults_of_transformers(
+    drawn, trained, tmp_path, capsys
+):
+    """The windows and stages of Swin-L-384, each of one narrow block."""
+    few = tmp_path / "few" / "images"
+    for person in sorted((drawn / "train" / "images").glob("0*"))[:4]:
+        shutil.copytree(person, few / person.name)
+    run = trained(few.parent.parent, tmp_path, *SWIN, "--data_dir", few)
+    assert "activation checkpointing" in capsys.readouterr().out
+    assert len(pd.read_csv(run / "metrics.csv")) == 1
+    settings = json.loads((run / "config.json").read_text())["settings"]
+    assert settings["optimizer"].lower() == "adamw"
+    assert all(torch.isfinite(t).all() for t in load_file(run / "best.safetensors").values())

@@ -1,49 +1,61 @@
-"""Two processes on the CPU (gloo), started as train.sh starts them."""
+"""Several processes on the CPU (gloo): most forked from this one, one as train.sh starts it."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 from safetensors.torch import load_file
 
+import dataset
+import train
+from benchmarks.forked import Forked
 from core.folders import ROOT
+from prediction import Predictor, tables
+from training import startup
 
 RANKS = [sys.executable, "-P", ROOT / "core" / "launch.py", "--standalone", "--nproc_per_node=2"]
 
 
-def start(*arguments):
-    return subprocess.Popen(
-        [*RANKS, ROOT / "train.py", *arguments, "--accelerator", "cpu", "--devices", "2"],
-        start_new_session=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+@pytest.fixture
+def ranks(training_flags, drawn, tmp_path):
+    """ranks(flags, name, count) -> the exit status and the words of train.py by `count` ranks."""
+
+    def run(*flags, name, count=2):
+        machine = ("--accelerator", "cpu", "--devices", count, "--check_photos", "no")
+        flags = training_flags(drawn, tmp_path, *machine, *flags, name=name)
+        said, _ = (process := Forked(flags, count, tmp_path / "said")).communicate(timeout=120)
+        return process.returncode, said
+
+    return run
 
 
-def test_two_processes_train_and_validate_as_one(drawn, trained, training_flags, tmp_path):
+def assert_same_weights(*runs):
+    first, *others = (load_file(run / "best.safetensors") for run in runs)
+    for tensors in others:
+        assert all(torch.equal(tensors[name], first[name]) for name in first)
+
+
+def test_two_processes_train_and_validate_as_one(ranks, drawn, trained, tmp_path):
     """The same global batch, a model without batch statistics, cross-entropy."""
     flags = (
         "--model test_vit --resize 160 160 --epochs 2 --criterion cross_entropy --drop 0 "
         "--lr 1e-4 --optimizer sgd --freeze 0 --accumulate 2"
     ).split()
     one = trained(drawn, tmp_path, *flags, name="one")
-    process = start(
-        *training_flags(
-            drawn, tmp_path, *flags, "--batch_size", "8", "--resume", "auto", name="two"
-        )
-    )
-    said, _ = process.communicate()
-    assert process.returncode == 0, said
+    status, said = ranks(*flags, "--batch_size", 8, "--resume", "auto", name="two")
+    assert status == 0, said
     two = tmp_path / "two"
-    tables = [pd.read_csv(run / "metrics.csv") for run in (one, two)]
+    metrics = [pd.read_csv(run / "metrics.csv") for run in (one, two)]
     for column in ("loss", "macro_f1", "accuracy", "mask", "gender", "age", "lr"):
-        np.testing.assert_allclose(tables[1][column], tables[0][column], rtol=1e-4, err_msg=column)
+        np.testing.assert_allclose(metrics[1][column], metrics[0][column], rtol=1e-4)
     weights = [load_file(run / "best.safetensors") for run in (one, two)]
     for name, tensor in weights[0].items():
         assert torch.allclose(tensor, weights[1][name], atol=1e-5), name
@@ -51,34 +63,104 @@ def test_two_processes_train_and_validate_as_one(drawn, trained, training_flags,
     assert predictions[0] == predictions[1]
 
 
+# Batch norm, weighted sampling, moving average, accumulation, dropout, carried F1 counts.
+EVERYTHING = (
+    "--epochs 4 --batch_size 4 --accumulate 2 --sampling weighted --ema 0.9 --drop 0.2 "
+    "--criterion f1 --f1_memory 0.5 --mixup 0.3 --workers 1 --offsets yes"
+).split()
+
+
 def test_two_processes_with_workers_are_stopped_and_resumed_to_the_same_end(
-    drawn, training_flags, tmp_path
+    ranks, drawn, training_flags, tmp_path
 ):
-    """Batch norm, weighted sampling, moving average, accumulation, dropout, carried F1 counts."""
-    flags = (
-        "--epochs 4 --batch_size 4 --accumulate 2 --sampling weighted --ema 0.9 --drop 0.2 "
-        "--criterion f1 --f1_memory 0.5 --mixup 0.3 --workers 1 --check_photos no"
-    ).split()
-    whole = start(*training_flags(drawn, tmp_path, *flags, name="whole"))
-    said, _ = whole.communicate()
-    assert whole.returncode == 0, said
-    cut = start(*training_flags(drawn, tmp_path, *flags, name="cut"))
+    status, said = ranks(*EVERYTHING, name="whole")
+    assert status == 0, said
+    flags = training_flags(drawn, tmp_path, *EVERYTHING, "--check_photos", "no", name="cut")
+    cut = subprocess.Popen(
+        [*RANKS, ROOT / "train.py", *flags, "--accelerator", "cpu", "--devices", "2"],
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     metrics_file = tmp_path / "cut" / "metrics.csv"
     while not metrics_file.exists() and cut.poll() is None:
         time.sleep(0.01)
-    signalled = time.monotonic()
+    signalled = time.time()
     os.killpg(cut.pid, signal.SIGTERM)
     said, _ = cut.communicate()
     assert cut.returncode == 128 + signal.SIGTERM, said
-    assert time.monotonic() - signalled < 20
+    assert (tmp_path / "cut" / "last.ckpt").stat().st_mtime - signalled < 10
+    assert time.time() - signalled < 20  # torchrun kills after 30
     assert said.count("all saved") == 1
     assert "Traceback" not in said
-    resumed = start(*training_flags(drawn, tmp_path, *flags, "--resume", name="cut"))
-    said, _ = resumed.communicate()
-    assert resumed.returncode == 0, said
-    tensors, others = (load_file(tmp_path / n / "best.safetensors") for n in ("whole", "cut"))
-    assert all(torch.equal(tensors[name], others[name]) for name in tensors)
-    wrong = start(*training_flags(drawn, tmp_path, *flags, "--lr", "1", "--resume", name="cut"))
-    said, _ = wrong.communicate()
-    assert wrong.returncode == 2
-    assert said.count("--resume: the run in") == 1
+    older(tmp_path / "cut")
+    status, said = ranks(*EVERYTHING, "--resume", name="cut")
+    assert status == 0, said
+    assert_same_weights(tmp_path / "whole", tmp_path / "cut")
+    for flags, words in (
+        (("--resume", "--lr", "1"), "--resume: the run in"),
+        (("--pretrained", "no_such_file"), "no_such_file does not exist"),
+    ):
+        status, said = ranks(*EVERYTHING, *flags, name="cut")
+        assert status == 2, said
+        assert said.count(words) == 1
+        assert "Traceback" not in said
+
+
+def older(run):
+    """Let a config be one of the version before, which knew fewer flags and choices."""
+    config = json.loads((run / "config.json").read_text())
+    for name in ("attribute", "pretrained_partial", "thin"):
+        del config["settings"][name]
+    known = ("precision", "channels_last", "reason", "checkpointing", "split", "threads")
+    config["choices"] = {name: config["choices"][name] for name in known} | {"compiled": False}
+    (run / "config.json").write_text(json.dumps(config))
+
+
+def test_what_ranks_validate_with_is_what_is_saved(ranks, drawn, tmp_path):
+    """Of batch norms each rank has statistics of its own, and so has the average."""
+    status, said = ranks("--epochs", 1, "--ema", 0.9, "--batch_size", 4, name="run")
+    assert status == 0, said
+    predictions, validated = tables.read_predictions(tmp_path / "run")
+    predictor = Predictor(tmp_path / "run", precision="fp32", layout="last")
+    predicted = predictor.probabilities(predictions["path"].tolist())
+    np.testing.assert_allclose(np.log(predicted), validated, atol=1e-3)
+
+
+def test_all_ranks_share_batch_norms_in_the_same_order(monkeypatch):
+    for _ in range(20):
+        shared, model, average = [], torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
+        monkeypatch.setattr(train, "distribute_bn", lambda each, _, to=shared: to.append(each))
+        fabric, ema = SimpleNamespace(world_size=2), SimpleNamespace(module=average)
+        train.share_batch_norms(SimpleNamespace(model=model, ema=ema, fabric=fabric))
+        assert shared == [model, average]
+
+
+def test_four_processes_train_folds(ranks, drawn, tmp_path):
+    """Also 35 photos a rank, of which some are served twice."""
+    flags = ("--folds", 2, "--epochs", 1, "--batch_size", 4)
+    status, said = ranks(*flags, name="folds", count=4)
+    assert status == 0, said
+    predictions, _ = tables.read_predictions(tmp_path / "folds")
+    assert sorted(predictions["path"]) == sorted(dataset.read_train(drawn / "train")["path"])
+    status, said = ranks(*flags, "--resume", name="folds", count=2)
+    assert status == 2
+    assert "had --devices 4, now it is 2" in said
+
+
+def test_compilation_checkpointing_and_several_processes_go_together(
+    ranks, monkeypatch, drawn, tmp_path
+):
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model, **_: real(model, backend="eager"))
+    monkeypatch.setattr(startup.device, "compiles", lambda wish, *_: wish == "yes")
+    flags = "--model test_vit --resize 160 160 --epochs 1 --batch_size 8 --drop 0 --thin 1".split()
+    status, said = ranks(*flags, name="plain")
+    assert status == 0, said
+    status, said = ranks(*flags, "--compile", "yes", "--checkpointing", "yes", name="compiled")
+    assert status == 0, said
+    assert "activation checkpointing, compiled" in said
+    runs = [load_file(tmp_path / name / "best.safetensors") for name in ("plain", "compiled")]
+    for name, tensor in runs[0].items():
+        assert torch.allclose(tensor, runs[1][name], atol=1e-4), name

@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import pandas as pd
@@ -14,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 import train
+from benchmarks.forked import Forked
 from core.errors import UserError
-from core.folders import ROOT
 from training import settings
 from training.stop import Stop
 
@@ -67,27 +65,21 @@ def test_a_run_stopped_within_an_epoch_and_in_validation_goes_on_bit_for_bit(
 def test_a_killed_process_group_goes_on_to_the_same_weights(
     drawn, trained, training_flags, tmp_path, how
 ):
-    """A real process with loader workers, signalled as Slurm and systemd do it."""
+    """A process with loader workers, signalled as Slurm and systemd do it."""
     flags = "--epochs 4 --check_photos no --save_interval 0.001 --workers 2".split()
     whole = trained(drawn, tmp_path, *flags, name="whole")
-    command = [sys.executable, ROOT / "train.py"]
-    process = subprocess.Popen(
-        [*command, *training_flags(drawn, tmp_path, *flags, name="cut")],
-        start_new_session=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    metrics_file = tmp_path / "cut" / "metrics.csv"
-    while not metrics_file.exists() and process.poll() is None:
+    cut, said = training_flags(drawn, tmp_path, *flags, name="cut"), tmp_path / "said"
+    process = Forked(cut, 1, said)
+    run = tmp_path / "cut"
+    while not (run / "metrics.csv").exists() and process.poll() is None:
         time.sleep(0.01)
-    signalled = time.monotonic()
+    signalled = time.time()
     os.killpg(process.pid, how)
     said, _ = process.communicate()
     assert process.returncode == (-how if how == signal.SIGKILL else 128 + how), said
-    assert time.monotonic() - signalled < 10
+    assert (run / "last.ckpt").stat().st_mtime - signalled < 10
     assert "Traceback" not in said
-    assert len(pd.read_csv(metrics_file)) < 4
+    assert len(pd.read_csv(run / "metrics.csv")) < 4
     torch.set_num_threads(2)  # the run goes on with one, as it began
     assert_same_end(whole, trained(drawn, tmp_path, *flags, "--resume", name="cut"))
     assert torch.get_num_threads() == 1
@@ -192,13 +184,66 @@ def test_checkpoints_are_kept_as_asked_and_serve(drawn, trained, tmp_path):
     assert_same_end(tmp_path / "whole", again)
 
 
-def test_resume_auto_starts_a_run_that_is_not_there_or_wrote_nothing(drawn, trained, tmp_path):
+def test_resume_auto_starts_a_run_that_is_not_there_or_wrote_nothing(
+    drawn, trained, tmp_path, monkeypatch
+):
     flags = ("--epochs", "1", "--resume", "auto")
+    for where, name in ((train, "write_split"), (train.run_folder, "write_config")):
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(where, name, interrupt)
+            trained(drawn, tmp_path, *flags)
+    (tmp_path / "a" / ".config.json.0a1b2c3d.part").touch()
     assert trained(drawn, tmp_path, *flags).name == "a"
-    (tmp_path / "b").mkdir()
-    (tmp_path / "b" / ".config.json.0a1b2c3d.part").touch()
-    assert trained(drawn, tmp_path, *flags, name="b").name == "b"
-    assert trained(drawn, tmp_path, "--epochs", "1", name="b").name == "b-2"
+    assert trained(drawn, tmp_path, "--epochs", "1").name == "a-2"
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def test_what_killed_processes_were_writing_is_removed_on_resume(drawn, trained, tmp_path):
+    run = trained(drawn, tmp_path, "--epochs", "1")
+    old, new = run / ".last.ckpt.0a1b2c3d.part.ckpt", run / ".last.ckpt.1b2c3d4e.part.ckpt"
+    old.touch()
+    new.touch()  # perhaps of a process that saves still
+    os.utime(old, (0, 0))
+    trained(drawn, tmp_path, "--epochs", "1", "--resume")
+    assert not old.exists()
+    assert new.exists()
+
+
+def test_a_run_without_validation_and_one_update_an_epoch_is_stopped(
+    drawn, trained, tmp_path, monkeypatch
+):
+    flags = ("--epochs", "3", "--val_ratio", "0", "--accumulate", "100")
+    whole = trained(drawn, tmp_path, *flags, name="whole")
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        stop_at(patched, 2)
+        trained(drawn, tmp_path, *flags, name="cut")
+    assert len(pd.read_csv(tmp_path / "cut" / "metrics.csv")) == 1
+    cut = trained(drawn, tmp_path, *flags, "--resume", name="cut")
+    tensors, others = (load_file(run / "best.safetensors") for run in (whole, cut))
+    assert all(torch.equal(tensors[name], others[name]) for name in tensors)
+
+
+def test_a_run_goes_on_without_its_pretrained_weights_and_on_another_device(
+    drawn, trained, tmp_path, monkeypatch
+):
+    """A machine that takes over for another one may have no network and no GPU."""
+    first = trained(drawn, tmp_path, "--epochs", "1", name="first")
+    weights = tmp_path / "weights.safetensors"
+    shutil.copy(first / "best.safetensors", weights)
+    flags = ("--pretrained", weights, "--epochs", "2", "--drop", "0.2")
+    whole = trained(drawn, tmp_path, *flags, name="whole")
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        stop_at(patched, 10)
+        trained(drawn, tmp_path, *flags, name="cut")
+    weights.unlink()
+    file = tmp_path / "cut" / "last.ckpt"
+    stored = torch.load(file, weights_only=True)
+    stored["ranks"][0] |= {"device": "cuda", "device_random": torch.zeros(16, dtype=torch.uint8)}
+    torch.save(stored, file)
+    assert_same_end(whole, trained(drawn, tmp_path, *flags, "--resume", name="cut"))
 
 
 def test_resume_auto_goes_on_with_the_folds_of_a_run_stopped_after_the_first(
@@ -220,7 +265,7 @@ def test_resume_auto_goes_on_with_the_folds_of_a_run_stopped_after_the_first(
 
 def test_a_run_of_the_version_before_goes_on(drawn, trained, tmp_path, training_flags):
     """Its checkpoint held one random state and the sums of the losses, its config the flags."""
-    flags = ("--epochs", "2", "--drop_ages", "57", "59")
+    flags = ("--epochs", "2", "--drop_ages", "57", "59", "--offsets", "tuned")
     whole = trained(drawn, tmp_path, *flags, "--keep", "2", name="whole")
     old = tmp_path / "old"
     shutil.copytree(whole, old)
@@ -231,7 +276,7 @@ def test_a_run_of_the_version_before_goes_on(drawn, trained, tmp_path, training_
     rows = pd.read_csv(old / "metrics.csv").head(1).to_dict("records")
     torch.save(stored | {"total": [0.0], "rows": rows, "best": rows[0]}, old / "last.ckpt")
     config = json.loads((old / "config.json").read_text())
-    config["settings"]["drop_ages"] = [57, 59]
+    config["settings"] |= {"drop_ages": [57, 59], "offsets": "yes"}
     known = ("precision", "channels_last", "reason", "checkpointing", "split", "threads")
     choices = {name: config["choices"][name] for name in known} | {"compiled": False}
     del config["data"]
