@@ -305,7 +305,7 @@ def main(args) -> int:
     model_dir = folder(args.model_dir, "SM_MODEL_DIR", default="model")
     fabric = launch(args)
     frame, source, check = read_photos(args, fabric)
-    path, _, split = on_rank_zero(fabric, run_folder.open_run, args, frame, model_dir)
+    path, split = on_rank_zero(fabric, run_folder.open_run, args, frame, model_dir)
     data = Data(frame, split, source, check)
     if path.name != args.name.split("/")[-1]:
         say(f"a run {args.name} is there already: this one is {path.name}")

@@ -218,12 +218,12 @@ class Bench:
         return statistics.median(speeds[1:])
 
     def speed(self, model, speeds, precision, passes: int) -> dict:
-        from core import device
+        from benchmarks.peak import ceiling, flops
 
         figures = {"images_per_s": statistics.median(speeds), "spread": [min(speeds), max(speeds)]}
         if not self.args.tiny:
-            work = passes * device.flops(model, model.description["resize"])
-            limit = device.ceiling(self.fabric.device, precision)
+            work = passes * flops(model, model.description["resize"])
+            limit = ceiling(self.fabric.device, precision)
             figures["mfu"] = work * figures["images_per_s"] / limit
         return figures
 

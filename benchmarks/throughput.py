@@ -249,7 +249,7 @@ def device_name(device) -> str:
 
 def report(t, choice, speeds, shares, loader_speeds, parts) -> dict:
     """Print the tables; the figures that come from several loops."""
-    from core.device import ceiling, flops
+    from benchmarks.peak import ceiling, flops
     from core.memory import peak_memory
 
     operations = flops(t.model, t.plan.resize)

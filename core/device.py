@@ -1,6 +1,5 @@
 """How a model runs on this machine: accelerator, precision, memory layout, compilation."""
 
-import copy
 import ctypes
 import os
 import shutil
@@ -27,10 +26,6 @@ class Choice:
     split: int = 1  # micro-batches that a batch is split into
     threads: int | None = None  # on a CPU
     compiled: bool | None = None  # None: not decided yet
-
-    @property
-    def fabric_precision(self) -> str:
-        return FABRIC_PRECISION[self.precision]
 
     def __str__(self):
         layout = "last" if self.channels_last else "first"
@@ -143,31 +138,6 @@ def _seconds(model, precision, channels_last, resize, batch_size, training) -> f
     return time.perf_counter() - start
 
 
-def flops(model, resize) -> float:
-    """FLOP of one forward pass on one photo; a training step takes three times as many."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    model = copy.deepcopy(model).to("meta").eval()  # shapes without numbers: nothing is computed
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.zeros((1, 3, *resize), dtype=torch.uint8, device="meta"))
-    return counter.get_total_flops()
-
-
-def ceiling(device, precision: str) -> float:
-    """FLOP/s of a large matrix product on `device`: the best of ten."""
-    size = 8192 if device.type == "cuda" else 2048
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
-    a, b = torch.randn(2, size, size, device=device).to(dtype)
-    seconds = []
-    for _ in range(10):
-        start = time.perf_counter()
-        a @ b
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        seconds.append(time.perf_counter() - start)
-    return 2 * size**3 / min(seconds)
-
-
 def fuse_attention(model, device: str, training: bool) -> None:
     """Use PyTorch's fused attention, which timm leaves off in Swin; the same up to rounding.
 
@@ -196,15 +166,6 @@ def compiles(wish: str, device: str, passes: int, worth: int) -> bool:
             "(Debian: apt install build-essential) or use --compile no"
         )
     return False
-
-
-def share_of_peak(model, device, precision: str) -> float:
-    """Share of the device's `ceiling` that training takes at one photo a second.
-
-    Times img/s this is the MFU (model FLOPs utilisation: Chowdhery et al. 2022,
-    https://arxiv.org/abs/2204.02311), here of the measured peak instead of the data sheet's.
-    """
-    return 3 * flops(model, model.description["resize"]) / ceiling(device, precision)
 
 
 def keep_memory(device: str) -> None:

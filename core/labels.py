@@ -3,29 +3,17 @@
 import numpy as np
 
 MASKS = ("wear", "incorrect", "not wear")
-
-
 GENDERS = ("male", "female")
-
-
 AGES = ("<30", "30-59", "60+")
-
-
 ATTRIBUTES = {"mask": MASKS, "gender": GENDERS, "age": AGES}
-
-
 CLASSES = len(MASKS) * len(GENDERS) * len(AGES)
-
-
 CLASS_NAMES = tuple(
     f"{mask} {gender} {age}" for mask in MASKS for gender in GENDERS for age in AGES
 )
-
-
 OFFICIAL_BANDS = (30, 60)  # upper-exclusive; every score is computed with these
-
-
-WINNERS_BANDS = (29, 57)
+# the photos of a person by their stems, and the mask state that each shows
+MASK_OF_STEM = {**{f"mask{i}": 0 for i in range(1, 6)}, "incorrect_mask": 1, "normal": 2}
+MAX_AGE = 120
 
 
 def age_band(age, bands=OFFICIAL_BANDS):
@@ -44,10 +32,3 @@ def encode(mask, gender, age, bands=OFFICIAL_BANDS):
 def decode(label):
     """Label 0..17 -> (mask, gender, age band). Numbers or arrays."""
     return label // 6, label // 3 % 2, label % 3
-
-
-# the photos of a person by their stems, and the mask state that each shows
-MASK_OF_STEM = {**{f"mask{i}": 0 for i in range(1, 6)}, "incorrect_mask": 1, "normal": 2}
-
-
-MAX_AGE = 120

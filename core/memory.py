@@ -2,8 +2,10 @@
 
 import copy
 import os
+import sys
 from pathlib import Path
 
+import psutil
 import torch
 
 from core.errors import UserError
@@ -129,26 +131,16 @@ def available_memory(root: Path = Path("/")) -> int:
     """Bytes of main memory free for use: what the kernel reports, or less in a container.
 
     A file that was read stays in the container's page cache until its memory is needed: it counts
-    as free. `root` is where /proc and /sys are.
+    as free. `root` is where /sys is.
     """
-    free = 8 << 30
-    if hasattr(os, "sysconf"):
-        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    try:
-        lines = (root / "proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, ValueError, StopIteration):
-        pass  # not Linux
-    groups = (  # cgroup v2, v1
-        ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
-        (
-            *("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
-            "total_inactive_file",
-        ),
-    )
-    for folder, limit, used, cache in groups:
+    free = psutil.virtual_memory().available
+    v2 = root / "sys/fs/cgroup"
+    v1 = v2 / "memory"
+    for group, limit, used, cache in (
+        (v2, "memory.max", "memory.current", "inactive_file"),
+        (v1, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
         try:
-            group = root / folder
             stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
             room = int((group / limit).read_text()) - int((group / used).read_text())
             free = min(free, room + int(stat.get(cache, 0)))
@@ -173,11 +165,8 @@ def peak_memory(device) -> float:
         return torch.cuda.max_memory_allocated(device) / 1e9
     import resource
 
-    return (
-        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        * (1 if os.uname().sysname == "Darwin" else 1024)
-        / 1e9
-    )
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 # PyTorch's, cuBLAS's, cuDNN's and the kernel's words for it.

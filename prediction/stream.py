@@ -91,7 +91,7 @@ class LiveSource:
 
     def __init__(self, source: str, open_capture=capture, report=print):
         self.source, self.open_capture, self.report = source, open_capture, report
-        self.newest, self.lost, self.dropped = None, False, 0
+        self.newest, self.dropped = None, 0
         self.changed, self.stopping = threading.Condition(), threading.Event()
         self.reader = open_capture(source)
         got, frame = self.reader.read() if self.reader.isOpened() else (False, None)

@@ -8,7 +8,6 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -29,16 +28,8 @@ FREE = {
 LABELS = ("mask", "gender", "age")
 
 
-class Run(NamedTuple):
-    """Where a run is, whether it is resumed, and which people it validates on."""
-
-    path: Path
-    resumed: bool
-    split: pd.DataFrame
-
-
-def open_run(args, frame: pd.DataFrame, model_dir: Path) -> Run:
-    """The run that the flags ask for: found again, or a new folder for it.
+def open_run(args, frame: pd.DataFrame, model_dir: Path) -> tuple[Path, pd.DataFrame]:
+    """Folder and split of the run that the flags ask for: found again, or made anew.
 
     For rank 0 alone: two ranks that look at the folder by themselves can see different things.
     """
@@ -46,7 +37,7 @@ def open_run(args, frame: pd.DataFrame, model_dir: Path) -> Run:
     begun = [item for item in (path, *sorted(path.glob("fold-*"))) if has_begun(item)]
     if args.resume != "no" and begun:
         remove_unfinished(path)
-        return Run(path, True, split_of_run(begun[0], args, frame))
+        return path, split_of_run(begun[0], args, frame)
     if args.resume == "yes" and not path.is_dir():
         raise UserError(
             f"--resume: there is no run {args.name} in {model_dir}; start it without --resume"
@@ -56,8 +47,8 @@ def open_run(args, frame: pd.DataFrame, model_dir: Path) -> Run:
     else:
         split = split_people(frame, args.seed, args.folds, args.val_ratio)
     if args.resume == "yes" or (args.resume == "auto" and is_bare(path)):
-        return Run(path, False, split)  # stopped before anything was written
-    return Run(create(model_dir, args.name), False, split)
+        return path, split  # stopped before anything was written
+    return create(model_dir, args.name), split
 
 
 def has_begun(path: Path) -> bool:

@@ -279,7 +279,7 @@ def _converted(action, value):
             return float(value)
         except ValueError:
             return value
-    if isinstance(action, AddPair) and value and not isinstance(value[0], list):
+    if isinstance(action, AddPair) and isinstance(value, list) and value and type(value[0]) is int:
         return [value]  # of a run before version 1.1
     return value
 

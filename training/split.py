@@ -47,12 +47,10 @@ def _folds(people: pd.DataFrame, strata: pd.Series, folds: int, seed: int) -> np
 
 
 def _held_out(people: pd.DataFrame, strata: pd.Series, val_ratio: float, seed: int) -> np.ndarray:
-    """Positions of the people to validate on, by scikit-learn's stratified `train_test_split`.
+    """Positions of the people to validate on."""
+    from sklearn.model_selection import train_test_split
 
-    Done here, draw for draw, since importing scikit-learn takes as long as importing PyTorch.
-    """
     count = round(len(people) * val_ratio)
-    rest = len(people) - count
     if not 0 < count < len(people):
         raise UserError(
             f"--val_ratio {val_ratio}: leaves {count} of {len(people)} people to validate on; "
@@ -60,33 +58,10 @@ def _held_out(people: pd.DataFrame, strata: pd.Series, val_ratio: float, seed: i
         )
     sizes = strata.map(strata.value_counts())
     strata = strata.where(sizes >= 2, strata.mode()[0])  # one person alone cannot be divided
-    stratified = min(count, rest) >= strata.nunique() and len(people) >= 4
-    random = np.random.RandomState(seed)
-    if not stratified:
-        return random.permutation(len(people))[:count]
-    members = [np.flatnonzero(strata == stratum) for stratum in np.unique(strata)]
-    sizes = np.array([len(positions) for positions in members])
-    first = _shares(sizes, rest, random)
-    last = first + _shares(sizes - first, count, random)
-    held_out = [
-        positions[random.permutation(len(positions))][first[number] : last[number]]
-        for number, positions in enumerate(members)
-    ]
-    return np.concatenate(held_out)
-
-
-def _shares(sizes: np.ndarray, count: int, random) -> np.ndarray:
-    """`count` divided in proportion to `sizes`: whole numbers, remainders by size, ties by lot."""
-    exact = sizes / sizes.sum() * count
-    shares = np.floor(exact)
-    left = exact - shares
-    for remainder in np.unique(left)[::-1]:
-        missing = int(count - shares.sum())
-        if not missing:
-            break
-        tied = np.flatnonzero(left == remainder)
-        shares[random.choice(tied, min(len(tied), missing), replace=False)] += 1
-    return shares.astype(int)
+    stratified = min(count, len(people) - count) >= strata.nunique() and len(people) >= 4
+    positions = np.arange(len(people))
+    stratify = strata if stratified else None
+    return train_test_split(positions, test_size=count, random_state=seed, stratify=stratify)[1]
 
 
 def write_split(split: pd.DataFrame, path: Path) -> None:

@@ -56,12 +56,13 @@ GROUPS = {
 
 
 @pytest.mark.parametrize("version", GROUPS)
-def test_a_containers_page_cache_counts_as_free(tmp_path, version):
+def test_a_containers_page_cache_counts_as_free(tmp_path, version, monkeypatch):
     folder, limit, used, cache = GROUPS[version]
     group = tmp_path / "sys" / "fs" / "cgroup" / folder
     group.mkdir(parents=True)
-    (tmp_path / "proc").mkdir()
-    (tmp_path / "proc" / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable: 8000 kB\n")
+    monkeypatch.setattr(
+        memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=8000 << 10)
+    )
     assert memory.available_memory(tmp_path) == 8000 << 10
     (group / limit).write_text("4000000\n")
     (group / used).write_text("3999999\n")

@@ -238,7 +238,7 @@ def test_a_config_can_be_yaml(tmp_path):
     args = settings.parse(["--config", str(file), "--epochs", "3"])
     assert (args.lr, args.pretrained, args.resize, args.cache) == (1e-3, "no", [64, 48], "yes")
     assert (args.drop_ages, args.epochs) == ([[57, 59]], 3)
-    for text in ("a: [", "- lr", "lr: fast", "colour: red"):
+    for text in ("a: [", "- lr", "lr: fast", "colour: red", "drop_ages: 3", "drop_ages: {a: 1}"):
         file.write_text(text)
         with pytest.raises(UserError, match=r"flags\.yaml"):
             settings.parse(["--config", str(file)])
