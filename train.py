@@ -19,7 +19,6 @@ STARTED = time.perf_counter()
 
 import logging
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +29,6 @@ from timm.utils import ModelEmaV3, distribute_bn
 from core import memory, processes
 from core.cli import run
 from core.errors import UserError
-from core.fabric import Fabric
 from core.files import write_json
 from core.folders import folder
 from core.labels import ATTRIBUTES, CLASSES
@@ -49,7 +47,7 @@ from training.log import build_logger, epoch_line, log_epoch
 from training.loss_meter import LossMeter
 from training.optimizer import Schedule, build_optimizer
 from training.split import write_split
-from training.startup import Plan, describe, launch, start
+from training.startup import describe, launch, start
 from training.step import mix, total_loss, train_mode
 from training.stop import Stop
 from training.validation import Validation
@@ -57,70 +55,47 @@ from training.validation import Validation
 SCORES = ("macro_f1", "accuracy", "mask", "gender", "age")
 
 
-@dataclass
 class Training:
-    """Everything that one model is trained with."""
+    """Everything that one model is trained with, made as planned; says what was decided.
 
-    args: object
-    path: Path
-    plan: Plan
-    fabric: Fabric
-    stop: Stop
-    photos: TrainingPhotos
-    validation: Validation
-    model: MaskClassifier
-    net: torch.nn.Module  # the model as Fabric runs it: in parallel, compiled
-    ema: ModelEmaV3 | None
-    criterion: torch.nn.Module
-    optimizer: torch.optim.Optimizer
-    schedule: Schedule
-    checkpoint: Checkpoint
-    logger: object = None
+    `recorded` holds choices made before. The weights of a run that is `resumed` are those of its
+    checkpoint, loaded later.
+    """
+
+    def __init__(self, args, data: Data, fold, path: Path, fabric, stop, recorded, resumed=False):
+        self.args, self.path, self.fabric, self.stop = args, path, fabric, stop
+        train_frame, val_frame = part(data, fold, args)
+        self.model, self.plan = start(args, train_frame, data, fabric, recorded, resumed)
+        plan, workers = self.plan, processes.readers(fabric.device.type, args.workers)
+        reading = (args, plan, fabric, workers, caches(data, args, plan))
+        self.photos = TrainingPhotos(train_frame, *reading)
+        self.validation = Validation(val_frame, *reading)
+        classes = len(ATTRIBUTES[args.attribute]) if args.attribute else CLASSES
+        criterion = create_criterion(
+            args.criterion, args.smoothing, args.gamma, args.f1_share, args.f1_memory, classes
+        )
+        self.criterion = criterion.to(fabric.device).train()
+        optimizer = build_optimizer(self.model, args, fused=plan.precision != "fp16")
+        self.schedule = Schedule(optimizer, args, args.epochs - plan.first_epoch, plan.updates)
+        compiled = torch.compile(self.model) if plan.compiled else self.model
+        self.net, self.optimizer = fabric.setup(compiled, optimizer)  # in parallel
+        self.ema = ModelEmaV3(self.model, args.ema, use_warmup=True) if args.ema else None
+        parts = {"model": self.model, "optimizer": self.optimizer}
+        parts |= {"precision": fabric.strategy.precision}
+        parts |= {"ema": self.ema.module} if self.ema else {}
+        self.checkpoint = Checkpoint(path, fabric, self.criterion, **parts)
+        self.logger = None
+        say(describe(plan, fabric, workers))
+        say(str(self.schedule))
+        say(
+            f"loss: {args.criterion}; {len(train_frame):,} photos to train on, {len(val_frame):,} "
+            f"to validate on; run folder {path}"
+        )
 
     @property
     def kept(self) -> MaskClassifier:
         """The weights that are validated and kept."""
         return self.ema.module if self.ema else self.model
-
-
-def set_up(
-    args, data: Data, fold: int, path: Path, fabric, stop, recorded: dict, resumed: bool = False
-) -> Training:
-    """Photos, model, optimizer, schedule, as planned; says what was decided.
-
-    The weights of a run that is `resumed` are those of its checkpoint, loaded later.
-    """
-    train_frame, val_frame = part(data, fold, args)
-    model, plan = start(args, train_frame, data, fabric, recorded, resumed)
-    workers = processes.readers(fabric.device.type, args.workers)
-    cache = caches(data, args, plan)
-    photos = TrainingPhotos(train_frame, args, plan, fabric, workers, cache)
-    validation = Validation(val_frame, args, plan, fabric, workers, cache)
-    classes = len(ATTRIBUTES[args.attribute]) if args.attribute else CLASSES
-    criterion = create_criterion(
-        args.criterion, args.smoothing, args.gamma, args.f1_share, args.f1_memory, classes
-    )
-    criterion = criterion.to(fabric.device).train()
-    optimizer = build_optimizer(model, args, fused=plan.precision != "fp16")
-    schedule = Schedule(optimizer, args, args.epochs - plan.first_epoch, plan.updates)
-    compiled = torch.compile(model) if plan.compiled else model
-    net, optimizer = fabric.setup(compiled, optimizer)
-    ema = ModelEmaV3(model, args.ema, use_warmup=True) if args.ema else None
-    parts = {"model": model, "optimizer": optimizer, "precision": fabric.strategy.precision}
-    parts |= {"ema": ema.module} if ema else {}
-    checkpoint = Checkpoint(path, fabric, criterion, **parts)
-    say(describe(plan, fabric, workers))
-    say(str(schedule))
-    say(
-        f"loss: {args.criterion}; {len(train_frame):,} photos to train on, {len(val_frame):,} to "
-        f"validate on; run folder {path}"
-    )
-    return Training(
-        **{"args": args, "path": path, "plan": plan, "fabric": fabric, "stop": stop},
-        **{"photos": photos, "validation": validation, "model": model, "net": net, "ema": ema},
-        **{"criterion": criterion, "optimizer": optimizer, "schedule": schedule},
-        checkpoint=checkpoint,
-    )
 
 
 def train_epoch(t: Training, state: State) -> None:
@@ -134,14 +109,8 @@ def train_epoch(t: Training, state: State) -> None:
     losses = LossMeter(fabric, state.losses, scaled)
     train_mode(t.model)
     t.optimizer.zero_grad()
-    bar = progress(
-        photos.batches(epoch, first_step),
-        plan.steps,
-        f"epoch {epoch + 1}/{args.epochs}",
-        "step",
-        fabric.is_global_zero,
-        first_step,
-    )
+    batches, name = photos.batches(epoch, first_step), f"epoch {epoch + 1}/{args.epochs}"
+    bar = progress(batches, plan.steps, name, "step", fabric.is_global_zero, first_step)
     for step, (pixels, rows) in zip(range(first_step, plan.steps), bar, strict=False):
         generator = np.random.default_rng((args.seed, epoch, step, fabric.global_rank))
         images = to_model(pixels, fabric.device, plan.channels_last)
@@ -244,7 +213,7 @@ def train(args, data: Data, fold: int, path: Path, fabric, stop, machine=None):
 
     choices = on_rank_zero(fabric, recorded)
     resumed = bool(choices) and on_rank_zero(fabric, run_folder.has_checkpoint, path)
-    t = set_up(args, data, fold, path, fabric, stop, choices or machine or {}, resumed)
+    t = Training(args, data, fold, path, fabric, stop, choices or machine or {}, resumed)
     state = State()
     if resumed:
         state = t.checkpoint.restore()

@@ -162,7 +162,7 @@ class Bench:
         data = Data(frame, split, self.work / "sample" / "train", lambda: None)
         plan = {"precision": precision, "channels_last": True, "reason": "given", "compiled": False}
         plan |= input_choices(self.options, frame) | choices
-        return train.set_up(self.options, data, 0, self.work, self.fabric, Stop(1), plan)
+        return train.Training(self.options, data, 0, self.work, self.fabric, Stop(1), plan)
 
     def training(self, precision, fused=True, checkpointing=False, compiled=False) -> dict:
         import train

@@ -1,5 +1,6 @@
 """The loops that benchmarks/throughput.py times: name -> a function that runs one repetition."""
 
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def set_up(args, work: Path) -> tuple[train.Training, pd.DataFrame]:
     data = Data(frame, split_people(frame, options.seed, val_ratio=0), source)
     path = work / "run"
     path.mkdir()
-    t = train.set_up(options, data, 0, path, fabric, Stop(1), {})
+    t = train.Training(options, data, 0, path, fabric, Stop(1), {})
     if t.plan.split > 1:
         raise UserError(f"--batch_size {args.batch_size} does not fit in memory at once; lower it")
     t.plan = replace(t.plan, updates=args.steps, accumulate=1)
@@ -66,7 +67,8 @@ def training_loops(args, t: train.Training, frame, work: Path) -> dict:
         for row in range(len(dataset)):
             dataset.load(row)
     workers = t.photos.loader.num_workers
-    uncached = TrainingPhotos(frame, t.args, t.plan, t.fabric, workers, cache=False)
+    from_files = copy(t)
+    from_files.photos = TrainingPhotos(frame, t.args, t.plan, t.fabric, workers, cache=False)
     states = {True: State(), False: State()}
 
     def bare():
@@ -80,7 +82,7 @@ def training_loops(args, t: train.Training, frame, work: Path) -> dict:
 
     def ours(cached: bool):
         state = states[cached]
-        train.train_epoch(t if cached else replace(t, photos=uncached), state)
+        train.train_epoch(t if cached else from_files, state)
         state.validated = True
 
     return {
