@@ -14,16 +14,9 @@ from preparation.brush import line, oval, points, shape, soft
 HEIGHT, WIDTH = REFERENCE
 CENTRE = (WIDTH / 2, 262.0)  # of the face
 
-
 MASK_COLOURS = [
-    (238, 240, 242),
-    (150, 190, 220),
-    (45, 46, 50),
-    (225, 170, 185),
-    (120, 128, 138),
-    (196, 176, 150),
-    (90, 120, 100),
-    (250, 236, 200),
+    *((238, 240, 242), (150, 190, 220), (45, 46, 50), (225, 170, 185)),
+    *((120, 128, 138), (196, 176, 150), (90, 120, 100), (250, 236, 200)),
 ]
 HAIR_COLOURS = [(28, 22, 20), (45, 32, 26), (70, 46, 32), (24, 24, 30), (92, 64, 44)]
 SKIN_COLOURS = [(244, 212, 188), (232, 192, 160), (220, 176, 140), (248, 220, 200), (204, 158, 124)]
@@ -36,18 +29,10 @@ def look_of(person) -> dict:
     """
     r = np.random.default_rng(person.seed)
     female, old = person.gender == 1, np.clip((person.age - 22) / 50, 0, 1)
-    grey = np.clip((person.age - 38 + r.normal(0, 6)) / 26, 0, 1) * (
-        0.55 if female and r.random() < 0.35 else 1.0
-    )
-    hair = (
-        np.array(HAIR_COLOURS[r.integers(len(HAIR_COLOURS))]) * (1 - grey)
-        + np.array((205, 205, 208)) * grey
-    )
-    skin = (
-        np.array(SKIN_COLOURS[r.integers(len(SKIN_COLOURS))])
-        + r.normal(0, 5, 3)
-        - old * np.array((14, 18, 18))
-    )
+    grey = np.clip((person.age - 38 + r.normal(0, 6)) / 26, 0, 1)
+    grey *= 0.55 if female and r.random() < 0.35 else 1.0  # dyed
+    hair = one_of(HAIR_COLOURS, r) * (1 - grey) + np.array((205, 205, 208)) * grey
+    skin = one_of(SKIN_COLOURS, r) + r.normal(0, 5, 3) - old * np.array((14, 18, 18))
     return {
         "skin": skin,
         "hair": hair,
@@ -76,13 +61,30 @@ def look_of(person) -> dict:
     }
 
 
+def one_of(colours: list, r) -> np.ndarray:
+    return np.array(colours[r.integers(len(colours))])
+
+
+def muted(r) -> np.ndarray:
+    """A colour of walls and clothes: any brightness, little saturation."""
+    return r.uniform(70, 235) + r.normal(0, 16, 3)
+
+
+def pixels(values: np.ndarray) -> np.ndarray:
+    return values.clip(0, 255).astype(np.uint8)
+
+
+def curve(x, half: float, height, count: int) -> list[tuple]:
+    """Points from x - half to x + half; height: t from -1 to 1 -> y."""
+    return [(x + t * half, height(t)) for t in np.linspace(-1, 1, count)]
+
+
 def face_outline(look) -> np.ndarray:
     """The head from the hairline round the jaw: an oval above, narrower and squarer below."""
     outline = oval(CENTRE, (look["width"], look["height"]))
     below = np.clip((outline[:, 1] - CENTRE[1]) / look["height"], 0, 1)
-    outline[:, 0] = CENTRE[0] + (outline[:, 0] - CENTRE[0]) * (
-        1 + (look["jaw"] - 0.72) * 0.55 * np.sin(np.pi * below)
-    )
+    wider = 1 + (look["jaw"] - 0.72) * 0.55 * np.sin(np.pi * below)
+    outline[:, 0] = CENTRE[0] + (outline[:, 0] - CENTRE[0]) * wider
     sag = look["old"] * 5 * np.exp(-((below - 0.75) ** 2) / 0.03)
     outline[:, 0] += np.sign(outline[:, 0] - CENTRE[0]) * sag
     return outline
@@ -91,46 +93,23 @@ def face_outline(look) -> np.ndarray:
 def draw_background(canvas, r, look) -> None:
     top, bottom = (muted(r) for _ in range(2))
     ramp = np.linspace(0, 1, HEIGHT)[:, None, None]
-    canvas[:] = (top * (1 - ramp) + bottom * ramp).clip(0, 255).astype(np.uint8)
+    canvas[:] = pixels(top * (1 - ramp) + bottom * ramp)
     for _ in range(r.integers(0, 4)):
-        x, y, w, h = (
-            r.integers(0, WIDTH),
-            r.integers(0, HEIGHT),
-            r.integers(30, 160),
-            r.integers(40, 220),
-        )
+        x, y = r.integers(0, WIDTH), r.integers(0, HEIGHT)
+        w, h = r.integers(30, 160), r.integers(40, 220)
         shape(canvas, [(x, y), (x + w, y), (x + w, y + h), (x, y + h)], muted(r))
     canvas[:] = cv2.GaussianBlur(canvas, (0, 0), float(r.uniform(1, 7)))
-
-
-def muted(r) -> np.ndarray:
-    """A colour of walls and clothes: any brightness, little saturation."""
-    return r.uniform(70, 235) + r.normal(0, 16, 3)
 
 
 def draw_head(canvas, look, dx) -> None:
     skin, hair, cx, cy = look["skin"], look["hair"], *CENTRE
     if look["long_hair"]:
-        shape(
-            canvas,
-            oval(
-                (cx - dx / 2, cy + 28),
-                (look["width"] * 1.28 * look["volume"], look["height"] * 1.32),
-                power=2.5,
-            ),
-            hair * 0.8,
-        )
+        radii = (look["width"] * 1.28 * look["volume"], look["height"] * 1.32)
+        shape(canvas, oval((cx - dx / 2, cy + 28), radii, power=2.5), hair * 0.8)
     neck = look["width"] * (0.52 if look["jaw"] < 0.7 else 0.62)
-    shape(
-        canvas,
-        [
-            (cx - neck, cy + 70),
-            (cx + neck, cy + 70),
-            (cx + neck + 8, cy + 190),
-            (cx - neck - 8, cy + 190),
-        ],
-        skin * 0.86,
-    )
+    throat, shoulders = (cx - neck, cx + neck), (cx + neck + 8, cx - neck - 8)
+    corners = [*((x, cy + 70) for x in throat), *((x, cy + 190) for x in shoulders)]
+    shape(canvas, corners, skin * 0.86)
     shape(canvas, oval((cx, 570), (176, 152), power=2.6), look["cloth"])
     shape(canvas, oval((cx, 424), (neck + 10, 26), 0, 180), skin * 0.86)
     line(canvas, oval((cx, 424), (neck + 10, 26), 0, 180), look["cloth"] * 0.8, 5)
@@ -144,9 +123,8 @@ def draw_head(canvas, look, dx) -> None:
     shape(canvas, outline, skin)
     soft(canvas, outline[outline[:, 0] > cx + 55], skin * 0.86, 9, 0.8)
     for side in (-1, 1):
-        soft(
-            canvas, oval((cx + side * 52 + dx, cy + 42), (24, 17)), skin * (1.0, 0.88, 0.86), 9, 0.7
-        )
+        cheek = oval((cx + side * 52 + dx, cy + 42), (24, 17))
+        soft(canvas, cheek, skin * (1.0, 0.88, 0.86), 9, 0.7)
 
 
 def draw_age(canvas, look, dx) -> None:
@@ -159,17 +137,13 @@ def draw_age(canvas, look, dx) -> None:
         for k in range(3):  # crow's feet
             foot = [(x + side * 24, cy - 18 + 3 * k), (x + side * (34 + 5 * old), cy - 26 + 9 * k)]
             soft(canvas, foot, dark, 1.0, np.clip(1.6 * old - 0.25 * k, 0, 1), 2)
-        fold = oval(
-            (cx + dx * 1.2 + side * 30, cy + 62),
-            (16, 34),
-            200 if side > 0 else -20,
-            300 if side > 0 else -120,
-        )
-        fold[:, 0] = 2 * (cx + dx * 1.2 + side * 30) - fold[:, 0]
+        x, angles = cx + dx * 1.2 + side * 30, (200, 300) if side > 0 else (-20, -120)
+        fold = oval((x, cy + 62), (16, 34), *angles)
+        fold[:, 0] = 2 * x - fold[:, 0]
         soft(canvas, fold, dark, 1.6, np.clip(1.4 * old - 0.1, 0, 1), 3)
     for k in range(4):
         y = cy - 92 + 13 * k
-        wave = [(cx + dx + t * 50, y - 4 * np.cos(t * 3)) for t in np.linspace(-1, 1, 24)]
+        wave = curve(cx + dx, 50, lambda t, y=y: y - 4 * np.cos(t * 3), 24)
         soft(canvas, wave, dark, 1.1, np.clip(1.7 * old - 0.2 * k - 0.15, 0, 1), 2)
     r = np.random.default_rng(look["spots"])
     for _ in range(int(14 * old)):
@@ -189,72 +163,40 @@ def draw_features(canvas, look, r, dx) -> None:
         shape(canvas, oval((x + gaze - 2, y - 2), (1.8, 1.8)), (250, 250, 250))
         line(canvas, oval((x, y), eye, 180, 360), hair * 0.3 + 20, look["lash"])
         line(canvas, oval((x, y - 7), (eye[0], eye[1]), 200, 340), skin * 0.75, 1)
-        brow = [
-            (x + t * 25, y - 25 - look["brow_tilt"] * 40 * side * t - 6 * (1 - t * t))
-            for t in np.linspace(-1, 1, 16)
-        ]
+        tilt = look["brow_tilt"] * 40 * side
+        brow = curve(x, 25, lambda t, y=y, tilt=tilt: y - 25 - tilt * t - 6 * (1 - t * t), 16)
         line(canvas, brow, hair * 0.75 + 8, look["brow"])
     nose = cx + dx * 1.5
     soft(canvas, oval((nose + 8, cy + 22), (7, 34)), skin * 0.87, 4, 0.8)
     soft(canvas, oval((nose, cy + 47), (look["nose"], 10)), skin * 0.84, 3, 0.9)
     for side in (-1, 1):
         shape(canvas, oval((nose + side * look["nose"] * 0.48, cy + 51), (4, 2.6)), skin * 0.5)
-    mouth, y, smile = cx + dx * 1.2, cy + 84, r.uniform(-2, 7)
-    lip = skin * (
-        0.92 - 0.06 * look["lips"],
-        0.72 - 0.16 * look["lips"],
-        0.72 - 0.12 * look["lips"],
-    )
+    mouth, y, smile, lips = cx + dx * 1.2, cy + 84, r.uniform(-2, 7), look["lips"]
+    lip = skin * (0.92 - 0.06 * lips, 0.72 - 0.16 * lips, 0.72 - 0.12 * lips)
     t = np.linspace(-1, 1, 17)
     x, middle = mouth + t * look["mouth"], y + 2 - smile * t * t
-    lower, upper = (
-        middle + 12 * look["lips"] * (1 - t * t),
-        middle - 8 * look["lips"] * (1 - t * t) + 2 * np.exp(-60 * t * t),
-    )
+    between = np.stack([x, middle], 1)
+    lower = middle + 12 * lips * (1 - t * t)
+    upper = middle - 8 * lips * (1 - t * t) + 2 * np.exp(-60 * t * t)
     for edge, rgb in ((lower, lip), (upper, lip * 0.93)):
-        shape(canvas, np.concatenate([np.stack([x, middle], 1), np.stack([x, edge], 1)[::-1]]), rgb)
-    line(canvas, np.stack([x, middle], 1), lip * 0.6, 2)
+        shape(canvas, np.concatenate([between, np.stack([x, edge], 1)[::-1]]), rgb)
+    line(canvas, between, lip * 0.6, 2)
     if look["beard"] > 0.15:
         draw_beard(canvas, look, (mouth, y + 2))
 
 
 def draw_beard(canvas, look, mouth) -> None:
-    r_beard = np.random.default_rng(look["spots"])
+    r, (cx, cy) = np.random.default_rng(look["spots"]), CENTRE
     lower = face_outline(look)
-    lower = lower[lower[:, 1] > CENTRE[1] + 40]
+    chin = lower[lower[:, 1] > cy + 40]
+    edge = np.vstack([chin, [[cx - 60, cy + 58], [cx, cy + 66], [cx + 60, cy + 58]]])
     region = np.zeros((HEIGHT, WIDTH), np.uint8)
-    cv2.fillPoly(
-        region,
-        [
-            points(
-                np.vstack(
-                    [
-                        lower,
-                        [
-                            [CENTRE[0] - 60, CENTRE[1] + 58],
-                            [CENTRE[0], CENTRE[1] + 66],
-                            [CENTRE[0] + 60, CENTRE[1] + 58],
-                        ],
-                    ]
-                )
-            )
-        ],
-        255,
-        cv2.LINE_AA,
-        4,
-    )
+    cv2.fillPoly(region, [points(edge)], 255, cv2.LINE_AA, 4)
     cv2.fillPoly(region, [points(oval(mouth, (look["mouth"] * 0.95, 13)))], 0, cv2.LINE_AA, 4)
-    grain = cv2.GaussianBlur(r_beard.random((HEIGHT, WIDTH)).astype(np.float32), (0, 0), 0.8)
-    alpha = (
-        cv2.GaussianBlur(region.astype(np.float32) / 255, (0, 0), 5)
-        * np.clip(look["beard"], 0, 0.85)
-        * (0.4 + grain)
-    )
-    canvas[:] = (
-        (canvas * (1 - alpha[..., None]) + (look["hair"] * 0.8) * alpha[..., None])
-        .clip(0, 255)
-        .astype(np.uint8)
-    )
+    grain = cv2.GaussianBlur(r.random((HEIGHT, WIDTH)).astype(np.float32), (0, 0), 0.8)
+    alpha = cv2.GaussianBlur(region.astype(np.float32) / 255, (0, 0), 5)
+    alpha = (alpha * np.clip(look["beard"], 0, 0.85) * (0.4 + grain))[..., None]
+    canvas[:] = pixels(canvas * (1 - alpha) + look["hair"] * 0.8 * alpha)
 
 
 def draw_hair(canvas, look, dx) -> None:
@@ -272,10 +214,8 @@ def draw_hair(canvas, look, dx) -> None:
     crown, s = cy - h * 1.12 * look["volume"], np.linspace(0.12, 1, 8)
     for _ in range(26):
         t, shade = r.uniform(-0.95, 0.95), r.uniform(0.75, 1.35)
-        strand = np.stack(
-            [cx + t * w * (0.55 + 0.5 * s), crown + s * (line_y - crown) * 0.9 + 14 * t * t], 1
-        )
-        line(canvas, strand, hair * shade + 6, 1)
+        x, y = cx + t * w * (0.55 + 0.5 * s), crown + s * (line_y - crown) * 0.9 + 14 * t * t
+        line(canvas, np.stack([x, y], 1), hair * shade + 6, 1)
     if look["long_hair"]:
         for side in (-1, 1):
             x = cx + side * w * 1.06 - dx * 0.3
@@ -285,27 +225,17 @@ def draw_hair(canvas, look, dx) -> None:
 def draw_mask(canvas, look, r, dx, state) -> None:
     """state 0: over nose and mouth; 1: below the nose, on the chin, or hanging from one ear."""
     cx, cy = CENTRE
-    rgb = np.array(MASK_COLOURS[r.integers(len(MASK_COLOURS))]) + r.normal(0, 8, 3)
-    drop = (
-        r.normal(0, 3)
-        if state == 0
-        else (r.uniform(42, 56) if r.random() < 0.55 else r.uniform(74, 92))
-    )
-    x, top, bottom = (
-        cx + dx * 1.2,
-        cy + 16 + drop,
-        cy + look["height"] + r.uniform(-2, 8) + 0.25 * (drop if state else 0),
-    )
+    rgb = one_of(MASK_COLOURS, r) + r.normal(0, 8, 3)
+    if state == 0:
+        drop = r.normal(0, 3)
+    else:
+        drop = r.uniform(42, 56) if r.random() < 0.55 else r.uniform(74, 92)
+    x, top = cx + dx * 1.2, cy + 16 + drop
+    bottom = cy + look["height"] + r.uniform(-2, 8) + 0.25 * (drop if state else 0)
     half, kind = look["width"] * r.uniform(0.82, 0.95), r.integers(3)
-    peak = (16, 2, 26)[kind]
-    upper = [
-        (x + t * half, top - peak * (1 - abs(t)) ** 1.2 + 10 * t * t)
-        for t in np.linspace(-1, 1, 25)
-    ]
-    lower = [
-        (x + t * half * 0.92, bottom - (bottom - top) * 0.42 * abs(t) ** 2.4)
-        for t in np.linspace(1, -1, 25)
-    ]
+    high, peak = bottom - top, (16, 2, 26)[kind]
+    upper = curve(x, half, lambda t: top - peak * (1 - abs(t)) ** 1.2 + 10 * t * t, 25)
+    lower = curve(x, half * 0.92, lambda t: bottom - high * 0.42 * abs(t) ** 2.4, 25)[::-1]
     for side in (-1, 1):
         ear = (cx + side * (look["width"] + 5) - dx * 0.4, cy - 14)
         line(canvas, [(x + side * half, top + 12), ear], rgb * 0.9, 2)
@@ -318,17 +248,11 @@ def draw_mask(canvas, look, r, dx, state) -> None:
         line(canvas, [(x, top - peak), (x + dx * 0.1, bottom)], rgb * 0.82, 2)
     else:
         for k in range(1, 4):
-            fold = [
-                (x + t * half * 0.96, top + (bottom - top) * k * 0.22 + 6 * (1 - t * t))
-                for t in np.linspace(-1, 1, 16)
-            ]
+            fold = curve(x, half * 0.96, lambda t, k=k: top + high * k * 0.22 + 6 * (1 - t * t), 16)
             line(canvas, fold, rgb * 0.87, 1)
     if r.random() < 0.15:
         for k in range(3):
-            stripe = [
-                (x + t * half * 0.8, top + 18 + 14 * k + 5 * (1 - t * t))
-                for t in np.linspace(-1, 1, 12)
-            ]
+            stripe = curve(x, half * 0.8, lambda t, k=k: top + 18 + 14 * k + 5 * (1 - t * t), 12)
             line(canvas, stripe, r.integers(30, 220, 3), 3)
 
 
@@ -338,12 +262,8 @@ def draw_glasses(canvas, look, dx) -> None:
     for side in (-1, 1):
         x = cx + dx * 1.2 + side * look["eye_gap"]
         line(canvas, oval((x, cy - 10), (29, 23), power=2.8), frame, 3)
-        line(
-            canvas,
-            [(x + side * 29, cy - 14), (cx + side * (look["width"] + 4) - dx * 0.4, cy - 20)],
-            frame,
-            3,
-        )
+        ear = (cx + side * (look["width"] + 4) - dx * 0.4, cy - 20)
+        line(canvas, [(x + side * 29, cy - 14), ear], frame, 3)
     line(canvas, [(cx + dx * 1.2 - 12, cy - 12), (cx + dx * 1.2 + 12, cy - 12)], frame, 3)
 
 
@@ -366,17 +286,11 @@ def draw_photo(look: dict, state: int, seed, size) -> np.ndarray:
         draw_glasses(canvas, look, dx)
     turn = cv2.getRotationMatrix2D(CENTRE, float(r.normal(0, 4)), float(r.normal(1.0, 0.06)))
     turn[:, 2] += r.normal(0, 9, 2)
-    canvas = cv2.warpAffine(
-        canvas, turn, (WIDTH, HEIGHT), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-    )
+    canvas = cv2.warpAffine(canvas, turn, (WIDTH, HEIGHT), borderMode=cv2.BORDER_REPLICATE)
     if size != (HEIGHT, WIDTH):
         canvas = cv2.resize(canvas, size[::-1], interpolation=cv2.INTER_AREA)
     canvas = cv2.GaussianBlur(canvas, (0, 0), float(r.uniform(0.3, 1.2)) * size[0] / HEIGHT)
     y, x = np.mgrid[-1 : 1 : size[0] * 1j, -1 : 1 : size[1] * 1j]
     light = r.uniform(0.8, 1.15) * (1 + r.normal(0, 0.12) * x + r.normal(0, 0.1) * y)
     noise = r.normal(0, r.uniform(1, 6), size)
-    return (
-        (canvas * light[..., None] * r.normal(1, 0.04, 3) + noise[..., None])
-        .clip(0, 255)
-        .astype(np.uint8)
-    )
+    return pixels(canvas * light[..., None] * r.normal(1, 0.04, 3) + noise[..., None])
