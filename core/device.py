@@ -149,13 +149,13 @@ def fuse_attention(model, device: str, training: bool) -> None:
             module.fused_attn = True
 
 
-def compiles(wish: str, device: str, passes: int, worth: int) -> bool:
+def compiles(wish: str, device: str, work: float, worth: float) -> bool:
     """Whether to compile the model: yes, no, or auto.
 
-    auto compiles on a GPU where more than `worth` `passes` earn the minute it takes, and where
+    auto compiles on a GPU where more `work` than `worth` earns the minute it takes, and where
     there is a C compiler, which torch.compile calls. Raises UserError for yes without one.
     """
-    wished = wish == "yes" or (wish == "auto" and device == "cuda" and passes > worth)
+    wished = wish == "yes" or (wish == "auto" and device == "cuda" and work > worth)
     names = ("g++", "clang++") if device == "cpu" else ("gcc", "clang", "cc")
     named = os.environ.get("CXX" if device == "cpu" else "CC")
     if not wished or any(map(shutil.which, (named,) if named else names)):

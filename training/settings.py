@@ -131,8 +131,8 @@ FLAGS = {
             {"type": int}),
         ("cache", "auto", "keep decoded photos in memory; auto: if they fit in a quarter of it",
             AUTO_YES_NO),
-        ("compile", "auto", "use torch.compile; auto: on a GPU, for more than 5,000 updates",
-            AUTO_YES_NO),
+        ("compile", "auto", "use torch.compile; auto: on a GPU, for a large model and a long run, "
+            "from 50,000 photos on for Swin-Large", AUTO_YES_NO),
         ("checkpointing", "auto", "activation checkpointing, less memory for more time; auto: if "
             "the GPU is too small without it", AUTO_YES_NO),
         ("keep", 0, "also keep the checkpoints of the last N epochs", {}),

@@ -54,10 +54,10 @@ def test_shared_memory_that_runs_out_later_is_one_line(capsys):
 def test_without_a_compiler_nothing_is_compiled(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CC", raising=False)
-    assert not device.compiles("auto", "cuda", passes=9, worth=1)
+    assert not device.compiles("auto", "cuda", work=9, worth=1)
     for kind in ("cuda", "cpu"):
         with pytest.raises(UserError, match="needs a C compiler"):
-            device.compiles("yes", kind, passes=9, worth=1)
+            device.compiles("yes", kind, work=9, worth=1)
     (tmp_path / "gcc").touch(0o755)
-    assert device.compiles("auto", "cuda", passes=9, worth=1)
-    assert not device.compiles("auto", "cuda", passes=1, worth=1)
+    assert device.compiles("auto", "cuda", work=9, worth=1)
+    assert not device.compiles("auto", "cuda", work=1, worth=1)

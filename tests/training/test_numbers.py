@@ -1,5 +1,6 @@
 """Numbers that are not finite, learning rates, memory that is short, a Swin, what is left out."""
 
+import dataclasses
 import json
 import shutil
 from types import SimpleNamespace
@@ -176,6 +177,21 @@ def test_a_gpus_settings_follow_from_the_plan_of_a_resumed_run_too():
     finally:
         torch.set_float32_matmul_precision(before[0])
         torch.backends.cudnn.benchmark = before[1]
+
+
+@pytest.mark.parametrize(
+    ("millions", "updates", "compiled"), [(197, 945, True), (197, 300, False), (3, 4000, False)]
+)
+def test_a_gpu_compiles_where_it_is_worth_the_minute(monkeypatch, millions, updates, compiled):
+    """Swin-Large on the competition's 15,120 photos for five epochs is; small models are not."""
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    parameter = torch.nn.Parameter(torch.empty(millions, 10**6, device="meta"))
+    model = SimpleNamespace(parameters=lambda: [parameter])
+    plan = startup.Plan([8, 8], [0] * 3, [1] * 3, 0, "bf16", True, "", batch_size=16)
+    plan = dataclasses.replace(plan, updates=updates)
+    args = SimpleNamespace(epochs=5, compile="auto")
+    assert startup._compiles(args, plan, model, "cuda") is compiled
+    assert not startup._compiles(args, plan, model, "cpu")
 
 
 def test_validation_goes_on_with_fewer_photos_at_once_where_memory_is_short(
