@@ -6,7 +6,7 @@ import argparse
 import math
 from pathlib import Path
 
-from core.cli import ArgumentParser, HelpFormatter, add_labels, run
+from core.cli import ArgumentParser, HelpFormatter, add_commands, add_labels, run
 from core.errors import UserError
 
 METHODS = ("hard", "attribute", "weighted", "soft")
@@ -25,57 +25,6 @@ examples:
   python ensemble.py members output/*.csv --labels sample/eval_answers.csv
   python ensemble.py combine --mask a.csv --gender b.csv --age c.csv
 """
-# command -> one line for the list of commands, and what it does.
-COMMANDS = {
-    "vote": (
-        "vote on one class per photo",
-        "Write the vote as a submission, and show how far each model agrees with it.",
-    ),
-    "members": (
-        "show what each model adds",
-        "Score each model, the vote of all, and the vote without each of them.",
-    ),
-    "combine": (
-        "join predictions of mask, gender and age by different models",
-        "Take the mask of one submission, the gender of another and the age band of a third.",
-    ),
-}
-
-
-def parse_args(argv=None) -> argparse.Namespace:
-    parser = ArgumentParser(description=__doc__, epilog=EXAMPLES, formatter_class=HelpFormatter)
-    subparsers = parser.add_subparsers(required=True, dest="command", metavar="COMMAND")
-    commands = {
-        name: subparsers.add_parser(
-            name, help=summary, description=text, epilog=EXAMPLES, formatter_class=HelpFormatter
-        )
-        for name, (summary, text) in COMMANDS.items()
-    }
-    # fmt: off
-    for name in ("vote", "members"):
-        g = commands[name].add_argument_group("models")
-        g.add_argument("csv", metavar="CSV", nargs="+", type=Path,
-                       help="submissions (ImageID,ans); earlier votes are ignored")
-        g.add_argument("--top_k", metavar="K", type=positive,
-                       help="use only the best K (default: all)")
-        g.add_argument("--order", choices=("score", "given"), default="score",
-                       help="rank models by score, or as given")
-        g.add_argument("--scores", metavar="FILE", type=Path,
-                       help="leaderboard scores: a CSV with the columns name,score, or a JSON of "
-                       "name: score, where name is the CSV file's (default: validation macro-F1, "
-                       "from the JSON beside each CSV)")
-        g = commands[name].add_argument_group("vote")
-        g.add_argument("--method", choices=METHODS, default="hard", help="voting method, see below")
-    for attribute in ("mask", "gender", "age"):
-        commands["combine"].add_argument(f"--{attribute}", metavar="CSV", type=Path, required=True,
-                                         help=f"the submission to take the {attribute} from")
-    for name, default in (("vote", "vote-METHOD-K.csv beside the first CSV"),
-                          ("combine", "combined.csv beside the first CSV")):
-        commands[name].add_argument("--output", metavar="FILE", type=Path,
-                                    help=f"the CSV to write (default: {default})")
-    # fmt: on
-    add_labels(commands["members"], "CSV of the ground truth (ImageID,ans)", required=True)
-    return parser.parse_args(argv)
 
 
 def positive(text: str) -> int:
@@ -83,6 +32,52 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
     return value
+
+
+# fmt: off
+MODELS = {
+    "csv": {"metavar": "CSV", "nargs": "+", "type": Path,
+            "help": "submissions (ImageID,ans); earlier votes are ignored"},
+    "--top_k": {"metavar": "K", "type": positive, "help": "use only the best K (default: all)"},
+    "--order": {"choices": ("score", "given"), "default": "score",
+                "help": "rank models by score, or as given"},
+    "--scores": {"metavar": "FILE", "type": Path, "help": "leaderboard scores: a CSV with the "
+                 "columns name,score, or a JSON of name: score, where name is the CSV file's "
+                 "(default: validation macro-F1, from the JSON beside each CSV)"},
+    "--method": {"choices": METHODS, "default": "hard", "help": "voting method, see below"},
+}
+# command -> one line for the list of commands, what it does, flags
+COMMANDS = {
+    "vote": (
+        "vote on one class per photo",
+        "Write the vote as a submission, and show how far each model agrees with it.",
+        {**MODELS, "--output": {"metavar": "FILE", "type": Path, "help":
+                   "the CSV to write (default: vote-METHOD-K.csv beside the first CSV)"}},
+    ),
+    "members": (
+        "show what each model adds",
+        "Score each model, the vote of all, and the vote without each of them.",
+        MODELS,
+    ),
+    "combine": (
+        "join predictions of mask, gender and age by different models",
+        "Take the mask of one submission, the gender of another and the age band of a third.",
+        {**{f"--{name}": {"metavar": "CSV", "type": Path, "required": True,
+                          "help": f"the submission to take the {name} from"}
+            for name in ("mask", "gender", "age")},
+         "--output": {"metavar": "FILE", "type": Path, "help":
+                      "the CSV to write (default: combined.csv beside the first CSV)"}},
+    ),
+}
+# fmt: on
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    parser = ArgumentParser(description=__doc__, epilog=EXAMPLES, formatter_class=HelpFormatter)
+    table = {name: (*texts, EXAMPLES, flags) for name, (*texts, flags) in COMMANDS.items()}
+    commands = add_commands(parser, table)
+    add_labels(commands["members"], "CSV of the ground truth (ImageID,ans)", required=True)
+    return parser.parse_args(argv)
 
 
 ARGS = parse_args() if __name__ == "__main__" else None

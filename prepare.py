@@ -5,124 +5,92 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from core.cli import ArgumentParser, HelpFormatter, run
+from core.cli import ArgumentParser, HelpFormatter, add_commands, run
 from core.errors import UserError
 from core.faces import CROP_MARGIN
 from core.files import atomic, read_json
 from core.folders import DRAWN_MARK, existing_folder
 from core.processes import cores
 
-
-def parse_args(arguments=None) -> argparse.Namespace:
-    p = ArgumentParser(prog="prepare.py", formatter_class=HelpFormatter, description=__doc__)
-    commands = p.add_subparsers(required=True, metavar="COMMAND")
-    for add in (add_sample, add_audit, add_suspects, add_background, add_crop):
-        add(commands)
-    return p.parse_args(arguments)
-
-
-def add_command(commands, function, summary: str, description: str, *examples: str):
-    lines = "\n".join(f"  python prepare.py {function.__name__} {example}" for example in examples)
-    c = commands.add_parser(
-        function.__name__,
-        help=summary,
-        description=description,
-        epilog=f"examples:\n{lines}",
-        formatter_class=HelpFormatter,
-    )
-    c.set_defaults(command=function)
-    return c
-
-
-def add_sample(commands) -> None:
-    c = add_command(
-        commands,
-        sample,
+FOLDER = {"type": Path, "metavar": "DIR", "help": "train or eval folder"}
+OUT = {"type": Path, "metavar": "OUT", "help": "folder to make"}
+# command -> one line for the list of commands, what it does, examples, flags
+# fmt: off
+COMMANDS = {
+    "sample": (
         "draw a sample set of synthetic faces in the competition's layout",
         "Draw synthetic faces in the competition's layout: OUT/train, OUT/eval and, apart from "
         "them, OUT/eval_answers.csv.",
-        "sample",
-        "/tmp/small --people 24 --eval_people 6 --size 96 128",
-    )
-    c.add_argument("out", type=Path, metavar="OUT", help="folder to make")
-    c.add_argument("--people", type=int, default=160, help="people in train, seven photos each")
-    c.add_argument("--eval_people", type=int, default=40, help="people in eval, seven photos each")
-    c.add_argument("--seed", type=int, default=0, help="seed of all faces")
-    size = {"type": int, "nargs": 2, "metavar": ("W", "H")}
-    c.add_argument("--size", **size, default=[192, 256], help="width and height in pixels")
-    c.add_argument("--processes", type=int, help="processes that draw (default: one a core)")
-
-
-def add_audit(commands) -> None:
-    c = add_command(
-        commands,
-        audit,
+        ("sample", "/tmp/small --people 24 --eval_people 6 --size 96 128"),
+        {"out": OUT,
+         "--people": {"type": int, "default": 160, "help": "people in train, seven photos each"},
+         "--eval_people": {"type": int, "default": 40, "help": "people in eval, seven photos each"},
+         "--seed": {"type": int, "default": 0, "help": "seed of all faces"},
+         "--size": {"type": int, "nargs": 2, "metavar": ("W", "H"), "default": [192, 256],
+                    "help": "width and height in pixels"},
+         "--processes": {"type": int, "help": "processes that draw (default: one a core)"}},
+    ),
+    "audit": (
         "find what is wrong with a train or eval folder",
         "Read every photo and list of a folder and report what is wrong: missing, extra, junk, "
         "unreadable, mis-sized, turned, not RGB, duplicate, csv and folders that disagree. Exit "
         "status 1 if something would break training.",
-        "/data/train --output findings.csv",
-    )
-    c.add_argument("folder", type=Path, metavar="DIR", help="train or eval folder")
-    text = "csv of all findings: file, severity, finding, detail"
-    c.add_argument(
-        "--output", type=Path, metavar="FILE", default=Path("output/audit.csv"), help=text
-    )
-
-
-def add_suspects(commands) -> None:
-    c = add_command(
-        commands,
-        suspects,
+        ("/data/train --output findings.csv",),
+        {"folder": FOLDER,
+         "--output": {"type": Path, "metavar": "FILE", "default": Path("output/audit.csv"),
+                      "help": "csv of all findings: file, severity, finding, detail"}},
+    ),
+    "suspects": (
         "rank labels that are probably wrong",
         "Rank the labels that out-of-fold predictions contradict: mask and gender by confident "
         "learning, age by the difference in years. Write a draft of corrections, and a page to "
         "judge them by eye, which exports the accepted ones.",
-        "model/swin5    after train.py --folds 5",
-        "model/swin5 model/swin5-seed1",
-    )
-    text = "run folders on one data set: several seeds are averaged, several folds add up"
-    c.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=text)
-    text = "folder for the results (default: suspects in the first run folder)"
-    c.add_argument("--output", type=Path, metavar="DIR", help=text)
-    c.add_argument("--show", type=int, default=200, metavar="N", help="labels on the page")
-
-
-def add_background(commands) -> None:
-    c = add_command(
-        commands,
-        background,
+        ("model/swin5    after train.py --folds 5", "model/swin5 model/swin5-seed1"),
+        {"runs": {"type": Path, "nargs": "+", "metavar": "RUN", "help":
+                  "run folders on one data set: several seeds are averaged, several folds add up"},
+         "--output": {"type": Path, "metavar": "DIR", "help":
+                      "folder for the results (default: suspects in the first run folder)"},
+         "--show": {"type": int, "default": 200, "metavar": "N", "help": "labels on the page"}},
+    ),
+    "background": (
         "remove backgrounds into another folder",
         "Write the photos with their backgrounds removed (by rembg) into OUT, in the same layout. "
         "Run it again to continue an interrupted job.",
-        "/data/train /data/train-plain",
-    )
-    c.add_argument("folder", type=Path, metavar="DIR", help="train or eval folder")
-    c.add_argument("out", type=Path, metavar="OUT", help="folder to make")
-    c.add_argument("--model", default="u2net_human_seg", help="a model of rembg, fetched once")
-    text = "a model file instead: ONNX like U2-Net (320 x 320) or ISNet (1024 x 1024)"
-    c.add_argument("--model_file", type=Path, metavar="FILE", help=text)
-    colour = {"type": int, "nargs": 3, "metavar": ("R", "G", "B")}
-    text = "colour of the new background, 0 to 255"
-    c.add_argument("--colour", **colour, default=[255, 255, 255], help=text)
-
-
-def add_crop(commands) -> None:
-    c = add_command(
-        commands,
-        crop,
+        ("/data/train /data/train-plain",),
+        {"folder": FOLDER,
+         "out": OUT,
+         "--model": {"default": "u2net_human_seg", "help": "a model of rembg, fetched once"},
+         "--model_file": {"type": Path, "metavar": "FILE", "help": "a model file instead: ONNX "
+                          "like U2-Net (320 x 320) or ISNet (1024 x 1024)"},
+         "--colour": {"type": int, "nargs": 3, "metavar": ("R", "G", "B"),
+                      "default": [255, 255, 255],
+                      "help": "colour of the new background, 0 to 255"}},
+    ),
+    "crop": (
         "crop faces into another folder",
         "Write the face of every photo with a margin, found by YuNet, into OUT, in the same "
         "layout; without a face, the winners' centre crop. The boxes are in OUT/journal.csv. An "
         "interrupted job continues when run again.",
-        "/data/train /data/faces",
-    )
-    c.add_argument("folder", type=Path, metavar="DIR", help="train or eval folder")
-    c.add_argument("out", type=Path, metavar="OUT", help="folder to make")
-    text = "another version of YuNet (default: the one that comes with the toolkit)"
-    c.add_argument("--model_file", type=Path, metavar="FILE", help=text)
-    text = "margin on each side of a face, in heights of the face"
-    c.add_argument("--margin", type=float, default=CROP_MARGIN, help=text)
+        ("/data/train /data/faces",),
+        {"folder": FOLDER,
+         "out": OUT,
+         "--model_file": {"type": Path, "metavar": "FILE", "help": "another "
+                          "version of YuNet (default: the one that comes with the toolkit)"},
+         "--margin": {"type": float, "default": CROP_MARGIN,
+                      "help": "margin on each side of a face, in heights of the face"}},
+    ),
+}
+# fmt: on
+
+
+def parse_args(arguments=None) -> argparse.Namespace:
+    parser = ArgumentParser(prog="prepare.py", formatter_class=HelpFormatter, description=__doc__)
+    table = {}
+    for name, (summary, description, examples, flags) in COMMANDS.items():
+        lines = [f"  python prepare.py {name} {example}" for example in examples]
+        table[name] = summary, description, "\n".join(["examples:", *lines]), flags
+    add_commands(parser, table)
+    return parser.parse_args(arguments)
 
 
 def bar(total, done=0, description="", unit="photo"):
@@ -271,4 +239,4 @@ def sample(args) -> int:
 
 if __name__ == "__main__":
     ARGS = parse_args()
-    run(ARGS.command, ARGS)
+    run(globals()[ARGS.command], ARGS)

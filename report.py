@@ -4,7 +4,7 @@ import argparse
 from importlib import import_module
 from pathlib import Path
 
-from core.cli import ArgumentParser, HelpFormatter, add_labels, run
+from core.cli import ArgumentParser, HelpFormatter, add_commands, add_labels, run
 
 EXAMPLES = """\
 examples:
@@ -16,81 +16,75 @@ examples:
   python report.py score output/swin.csv labels.csv --json score.json
 """
 
-# command -> one line for the list of commands, and what it does.
+RUNS = {
+    "metavar": "DIR",
+    "help": "folder that holds the runs (default: SM_MODEL_DIR, else ./model)",
+}
+
+
+def output(default: str | None, text: str) -> dict:
+    return {"metavar": "DIR", "type": Path, "default": default and Path(default), "help": text}
+
+
+def photos(default: int, text: str) -> dict:
+    return {"metavar": "N", "type": int, "default": default, "help": text}
+
+
+# command -> one line for the list of commands, what it does, flags
+# fmt: off
 COMMANDS = {
     "run": (
         "a page on one run: learning curves, confusion, calibration, mistakes",
         "Write one self-contained HTML page, and its figures as PNGs, on what a run predicted for "
         "the people it did not train on.",
+        {"name": {"metavar": "NAME", "help": "name of the run, or its folder"},
+         "--model_dir": RUNS,
+         "--output": output(None, "folder for the page (default: report/ in the run's folder)"),
+         "--photos": photos(24, "number of mistakes to show")},
     ),
     "compare": (
         "a page on two or more submissions side by side",
         "Show where submissions agree, how predictions change from one to another, and the photos "
         "they disagree on.",
+        {"csv": {"metavar": "CSV", "nargs": "+", "type": Path,
+                 "help": "submissions (ImageID,ans)"},
+         "--data_dir": {"metavar": "DIR", "help":
+                        "eval folder, to show the photos from (default: SM_CHANNEL_EVAL)"},
+         "--output": output("output/compare", "folder for the page"),
+         "--photos": photos(24, "number of photos to show")},
     ),
     "data": (
         "a page on a train folder: people, classes, photos",
         "Show people by gender and age, classes, sizes and colours of photos, and some photos of "
         "each class.",
+        {"data_dir": {"metavar": "DIR", "help": "train folder"},
+         "--corrections": {"metavar": "FILE", "type": Path,
+                           "help": "CSV of label corrections to apply first"},
+         "--output": output("output/data", "folder for the page"),
+         "--photos": photos(6, "number of photos to show of each class"),
+         "--augmentation": {"metavar": "NAME|FILE", "help": "also show a batch under an "
+                            "augmentation of train.py, by name or file"}},
     ),
     "score": (
         "macro-F1 and accuracies of a submission whose labels are known",
         "Print macro-F1, accuracy and the accuracy of each attribute; rows are matched by ImageID.",
+        {"submission": {"metavar": "CSV", "type": Path, "help": "submission (ImageID,ans)"},
+         "labels": {"metavar": "LABELS", "type": Path, "help": "CSV of the ground truth"},
+         "--json": {"metavar": "FILE", "type": Path, "help":
+                    "also write the scores, and the F1 of every class, to this file"}},
     ),
 }
+# fmt: on
 
 
 def parse_args(argv=None) -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__, epilog=EXAMPLES, formatter_class=HelpFormatter)
-    subparsers = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
-    commands = {}
-    for name, (summary, description) in COMMANDS.items():
-        commands[name] = subparsers.add_parser(
-            name,
-            help=summary,
-            description=description,
-            epilog=EXAMPLES,
-            formatter_class=HelpFormatter,
-        )
-    c = commands["run"]
-    c.add_argument("name", metavar="NAME", help="name of the run, or its folder")
-    text = "folder that holds the runs (default: SM_MODEL_DIR, else ./model)"
-    c.add_argument("--model_dir", metavar="DIR", help=text)
-    add_output(c, None, "folder for the page (default: report/ in the run's folder)")
-    add_photos(c, 24, "number of mistakes to show")
-
-    c = commands["compare"]
-    c.add_argument("csv", metavar="CSV", nargs="+", type=Path, help="submissions (ImageID,ans)")
-    add_labels(c, "CSV of the ground truth (ImageID,ans), to score each and their vote")
-    text = "eval folder, to show the photos from (default: SM_CHANNEL_EVAL)"
-    c.add_argument("--data_dir", metavar="DIR", help=text)
-    add_output(c, "output/compare", "folder for the page")
-    add_photos(c, 24, "number of photos to show")
-
-    c = commands["data"]
-    c.add_argument("data_dir", metavar="DIR", help="train folder")
-    text = "CSV of label corrections to apply first"
-    c.add_argument("--corrections", metavar="FILE", type=Path, help=text)
-    add_output(c, "output/data", "folder for the page")
-    add_photos(c, 6, "number of photos to show of each class")
-    text = "also show a batch under an augmentation of train.py, by name or file"
-    c.add_argument("--augmentation", metavar="NAME|FILE", help=text)
-
-    c = commands["score"]
-    c.add_argument("submission", metavar="CSV", type=Path, help="submission (ImageID,ans)")
-    c.add_argument("labels", metavar="LABELS", type=Path, help="CSV of the ground truth")
-    text = "also write the scores, and the F1 of every class, to this file"
-    c.add_argument("--json", metavar="FILE", type=Path, help=text)
+    table = {name: (*texts, EXAMPLES, flags) for name, (*texts, flags) in COMMANDS.items()}
+    commands = add_commands(parser, table)
+    add_labels(
+        commands["compare"], "CSV of the ground truth (ImageID,ans), to score each and their vote"
+    )
     return parser.parse_args(argv)
-
-
-def add_output(command, default, text) -> None:
-    default = default and Path(default)
-    command.add_argument("--output", metavar="DIR", type=Path, default=default, help=text)
-
-
-def add_photos(command, default, text) -> None:
-    command.add_argument("--photos", type=int, default=default, metavar="N", help=text)
 
 
 def main(args) -> int:

@@ -115,6 +115,22 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
         )
 
 
+def add_commands(parser: ArgumentParser, table: dict) -> dict[str, ArgumentParser]:
+    """Add the commands of `table` to `parser`, which puts the one given into `command`.
+
+    table: name -> (summary in the list of commands, description, epilog, flags), each flag its name
+    and the arguments of add_argument. Returns the parser of each command.
+    """
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    parsers = {}
+    for name, (summary, description, epilog, flags) in table.items():
+        texts = {"help": summary, "description": description, "epilog": epilog}
+        parsers[name] = commands.add_parser(name, formatter_class=HelpFormatter, **texts)
+        for flag, arguments in flags.items():
+            parsers[name].add_argument(flag, **arguments)
+    return parsers
+
+
 def add_labels(parser, text: str, required: bool = False) -> None:
     """Add --labels FILE, the ground truth; its old name, --answers, still works."""
     group = parser.add_mutually_exclusive_group(required=required)

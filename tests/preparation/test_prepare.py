@@ -43,7 +43,7 @@ def drawn(tmp_path):
 
 def prepared(*arguments):
     args = prepare.parse_args([str(argument) for argument in arguments])
-    return args.command(args)
+    return getattr(prepare, args.command)(args)
 
 
 def bytes_of(folder: Path) -> dict:

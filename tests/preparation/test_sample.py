@@ -17,7 +17,7 @@ SMALL = ["--people", "16", "--eval_people", "2", "--size", "24", "32"]
 def draw(out, *flags):
     small = SMALL if "--size" not in flags else SMALL[:4]
     args = prepare.parse_args(["sample", str(out), *small, *flags])
-    return args.command(args)
+    return getattr(prepare, args.command)(args)
 
 
 def content(folder):
