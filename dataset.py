@@ -88,6 +88,8 @@ def _photos_of(folder: Path, recursive: bool, left: LeftOut) -> dict[str, Path]:
                 left.add(NOT_A_FORMAT, path)
             elif stem not in MASK_OF_STEM:
                 left.add("photos of other names than mask1..mask5, incorrect_mask, normal", path)
+            elif not (entry.is_file() or entry.is_symlink()):  # a broken link is a broken photo
+                left.add("pipes and devices", path)
             elif stem in photos:
                 raise UserError(f"{path}: the same photo as {photos[stem]}; keep one of them")
             else:

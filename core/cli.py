@@ -1,6 +1,7 @@
 """What every command shares: parser, help, errors in one line. Standard library only."""
 
 import argparse
+import errno
 import functools
 import os
 import re
@@ -17,15 +18,20 @@ from core.folders import ROOT, with_home
 from core.shared_memory import WAYS_OUT, lacks_shared_memory
 
 ADDS_UP = (argparse._AppendAction, argparse._ExtendAction)
+# What a disk, its quota or its permissions refuse is told as it is, wherever it happens.
+OF_THE_MACHINE = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.ENFILE, errno.ESTALE),
+}
 CLOUD = re.compile(r"(s3|s3a|gs|hdfs|abfss?|wasbs?)://", re.IGNORECASE)
 
 
 class ArgumentParser(argparse.ArgumentParser):
     """Reports a wrong command in one line, as the rest of the toolkit does.
 
-    Wrong are, too, an empty value, a flag of several values that is given twice, an address in
-    cloud storage where a path is meant, and a Python without `packages`. Of a flag of one value the
-    last counts, so that scripts can be called with other values, and a warning says so.
+    Wrong are, too, an empty value, a flag of any number of values that is given twice, an address
+    in cloud storage where a path is meant, and a Python without `packages`. Of other flags the last
+    counts, so that scripts can be called with other values, and a warning says so.
     """
 
     def __init__(self, *args, packages=("numpy", "pandas"), **more):
@@ -71,12 +77,13 @@ class ArgumentParser(argparse.ArgumentParser):
                 self.error(f"{flag}: its value is empty (a variable that is not set?)")
             if action is None or action.nargs == 0 or isinstance(action, ADDS_UP):
                 continue
-            value = value if equals else "".join(words[number + 1 : number + 2])
+            count = action.nargs if isinstance(action.nargs, int) else 1
+            value = value if equals else " ".join(words[number + 1 : number + 1 + count])
             before = given.setdefault(flag, value)
             given[flag] = value
             if before == value or not is_command:
                 continue
-            if action.nargs not in (None, "?"):
+            if action.nargs in ("*", "+"):
                 self.error(f"{flag} is given twice, and only one of the two could count")
             warn_once(f"warning: {flag} is given twice: {value} counts, {before} does not")
 
@@ -161,12 +168,18 @@ def run(main, args) -> None:
         status = 2
     except SystemExit as stop:
         status = stop.code
-    except KeyboardInterrupt:
-        print(f"\n{Path(sys.argv[0]).name}: stopped by Ctrl-C", file=sys.stderr)
-        status = 130
     except BrokenPipeError:  # the reader of our output (head, less) has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
+    except OSError as error:
+        if error.errno not in OF_THE_MACHINE:
+            raise
+        what = error.filename or "this machine"
+        print(f"{Path(sys.argv[0]).name}: {what}: {error.strerror}", file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        print(f"\n{Path(sys.argv[0]).name}: stopped by Ctrl-C", file=sys.stderr)
+        status = 130
     sys.exit(status or 0)
 
 

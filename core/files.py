@@ -25,7 +25,7 @@ def atomic(path: Path):
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(
-            prefix=f".{path.name}.", suffix=".part" + path.suffix, dir=path.parent
+            prefix=f".{path.name[:40]}.", suffix=".part" + path.suffix, dir=path.parent
         )
         os.close(handle)
         temporary = Path(temporary)
@@ -70,7 +70,7 @@ def read_json(path: Path) -> dict:
 
 
 def read_text(path: Path) -> str:
-    """A text in UTF-8, UTF-16 or, as a Korean Excel saves it, cp949; says so where it is not UTF-8.
+    """A text in UTF-8, UTF-16 or, as a Korean Windows saves it, cp949; says so if it is not UTF-8.
 
     Raises UserError if it cannot be read or is none of these.
     """
@@ -81,7 +81,7 @@ def read_text(path: Path) -> str:
     if what := disguised(content[:64]) or next(
         (name for start, name in WORKBOOKS.items() if content.startswith(start)), None
     ):
-        raise UserError(f"{path}: cannot be read as CSV ({what})")
+        raise UserError(f"{path}: cannot be read as text ({what})")
     utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     for encoding in ("utf-16",) if utf16 else ("utf-8-sig", "cp949"):
         with contextlib.suppress(UnicodeDecodeError):
@@ -91,7 +91,7 @@ def read_text(path: Path) -> str:
             if encoding != "utf-8-sig":
                 say(f"{path}: is not UTF-8, read as {encoding}")
             return text
-    raise UserError(f"{path}: is not UTF-8, UTF-16 or cp949; save it as CSV in UTF-8")
+    raise UserError(f"{path}: is not UTF-8, UTF-16 or cp949; save it in UTF-8")
 
 
 WORKBOOKS = dict.fromkeys(

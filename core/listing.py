@@ -1,6 +1,5 @@
 """What a folder holds by name: photos, and what is left out. Standard library only."""
 
-import contextlib
 import os
 import unicodedata
 from collections import Counter
@@ -147,8 +146,11 @@ class Names:
         self.root, self.folders = root, {}
 
     def find(self, name: str) -> Path | None:
-        """The file `name` below the folder, None if there is none. Links are followed."""
-        with contextlib.suppress(OSError):  # too long a name
+        """The file `name` below the folder, None if there is none. Links are followed.
+
+        Raises PermissionError where that cannot be known.
+        """
+        try:
             if (self.root / name).is_file():
                 return self.root / name
             path = self.root
@@ -160,7 +162,10 @@ class Names:
                 return path
             slashed = name.replace("\\", "/")
             return self.find(slashed) if slashed != name and stays_inside(slashed) else None
-        return None
+        except PermissionError:
+            raise
+        except OSError:  # too long a name
+            return None
 
     def _names(self, folder: Path) -> tuple[dict[str, str], dict[str, str]]:
         """The names in a folder by their readable form, and in lower case where that is unique."""

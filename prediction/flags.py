@@ -7,6 +7,7 @@ from pathlib import Path
 
 from core.cli import ArgumentParser, HelpFormatter
 from core.folders import IMAGE_EXTENSIONS, folder
+from prediction.runs import run_files
 from prediction.tta import VIEWS
 
 DESCRIPTION = """\
@@ -54,7 +55,7 @@ def add_models(parser) -> None:
                    help="runs to use; several, and the folds of one, are averaged "
                    "(default: the latest)")
     g.add_argument("--checkpoint", nargs="+", action="extend", metavar="FILE",
-                   help="model files or ONNX files from anywhere, instead of --name")
+                   help="run folders, model files or ONNX files from anywhere, instead of --name")
     g.add_argument("--model", help="check that the model files hold this architecture")
     g.add_argument("--model_dir", metavar="DIR",
                    help="where runs are (default: SM_CHANNEL_MODEL, SM_MODEL_DIR, else ./model)")
@@ -150,7 +151,7 @@ def parse_args(arguments=None) -> argparse.Namespace:
             item
             for item in given
             if Path(item).suffix.lower() in IMAGE_EXTENSIONS
-            or (Path(item).is_dir() and not (key == "name" and (runs / item).is_dir()))
+            or (Path(item).is_dir() and not is_run(item, runs if key == "name" else None))
         ]
         setattr(args, key, [item for item in given if item not in photos] or None)
         args.photos += photos
@@ -165,6 +166,12 @@ def parse_args(arguments=None) -> argparse.Namespace:
     if args.batch_size < 1 or args.devices < 1:
         parser.error("--batch_size and --devices: give a number above 0")
     return args
+
+
+def is_run(folder: str, runs: Path | None) -> bool:
+    """True for a folder with a model, or one of that name among `runs`."""
+    named = runs is not None and not Path(folder).is_absolute() and (runs / folder).is_dir()
+    return named or bool(run_files(Path(folder)))
 
 
 def is_photo_like_a_flag(word: str) -> bool:

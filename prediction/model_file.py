@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from core.errors import UserError
-from core.files import atomic
+from core.files import atomic, disguised
 from core.labels import ATTRIBUTES, CLASS_NAMES, CLASSES
 from model import HEADS, MaskClassifier
 from prediction.tta import VIEWS
@@ -57,12 +57,18 @@ def read_description(path: Path) -> dict:
 
     path = Path(path)
     try:
+        with path.open("rb") as stream:
+            reason = disguised(stream.read(64))
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        reason = "does not exist" if missing else f"cannot be read ({error.strerror})"
+        raise UserError(f"{path}: {reason}") from None
+    try:
         with safe_open(path, framework="numpy") as file:
             description = json.loads(file.metadata()["mask_classifier"])
-    except FileNotFoundError:
-        raise UserError(f"{path}: does not exist") from None
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError):
-        raise UserError(f"{path}: not a model file of this toolkit (or only part of one)") from None
+        reason = reason or "or only part of one"
+        raise UserError(f"{path}: not a model file of this toolkit ({reason})") from None
     return _checked(description, path)
 
 

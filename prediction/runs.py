@@ -15,7 +15,7 @@ def model_files(args) -> tuple[str, list[Path], float | None]:
     of the files together.
     """
     if args.checkpoint:
-        return Path(args.checkpoint[0]).stem, [Path(path) for path in args.checkpoint], None
+        return Path(args.checkpoint[0]).stem, files_of(args.checkpoint), None
     model_dir = folder(args.model_dir, "SM_CHANNEL_MODEL", "SM_MODEL_DIR", default="model")
     names = args.name
     if not names:

@@ -372,6 +372,7 @@ def test_what_is_left_out_of_a_train_folder_is_counted_in_one_warning(people, ca
     people(["9_male_Asian_20"], files=())
     (root / "images" / "readme.txt").touch()
     (root / "images" / ADA / "more").mkdir()
+    os.mkfifo(root / "images" / BEA / "mask5.jpg")
     (root / "images" / ADA / "more" / "incorrect_mask.png").touch()
     assert len(dataset.read_train(root)) == 8
     warning = capsys.readouterr().out
@@ -382,6 +383,7 @@ def test_what_is_left_out_of_a_train_folder_is_counted_in_one_warning(people, ca
         "1 subfolders (read with --recursive)",
         "1 people without photos (first 9_male_Asian_20)",
         "1 files outside the folders of people (first readme.txt)",
+        "1 pipes and devices (first ",
     ):
         assert part in warning
     assert "incorrect_mask" in set(dataset.read_train(root, recursive=True)["photo"])

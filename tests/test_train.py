@@ -287,8 +287,8 @@ def test_data_that_cannot_be_used_is_named_before_training(drawn, trained, tmp_p
     ("flags", "words"),
     [
         (["--model", "no_such_net"], ["--model", "no_such_net"]),
-        (["--criterion", "no_such_loss"], ["--criterion", "cross_entropy"]),
-        (["--optimizer", "no_such_optimizer"], ["--optimizer", "adamw"]),
+        (["--criterion", "no_such_loss", "--pretrained", "gone"], ["--criterion", "cross_entropy"]),
+        (["--optimizer", "none_such", "--pretrained", "gone"], ["--optimizer", "adamw"]),
         (["--augmentation", "no_such"], ["--augmentation", "winners"]),
         (["--val_ratio", "0.001"], ["--val_ratio"]),
         (["--pretrained", "no_such_file"], ["--pretrained", "no_such_file"]),

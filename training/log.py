@@ -1,9 +1,7 @@
 """What a run logs: the epoch line, TensorBoard or Weights & Biases."""
 
-from importlib.util import find_spec
 from pathlib import Path
 
-from core.errors import UserError
 from core.labels import ATTRIBUTES
 
 
@@ -26,10 +24,6 @@ def build_logger(name: str, path: Path):
 
         return TensorBoardLogger(path.parent, name=path.name, version="")
     if name == "wandb":
-        if find_spec("wandb") is None:
-            raise UserError(
-                "--logger wandb: is not installed; 'pip install wandb', or use --logger tensorboard"
-            )
         from pytorch_lightning.loggers import WandbLogger
 
         return WandbLogger(name=path.name, save_dir=path)

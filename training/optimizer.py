@@ -7,6 +7,13 @@ from timm.scheduler import CosineLRScheduler, StepLRScheduler
 from core.errors import UserError
 
 
+def check_optimizer(name: str) -> None:
+    """UserError for a name that timm has not."""
+    if name.lower() not in list_optimizers():
+        known = ", ".join(list_optimizers(exclude_filters=["bnb*"]))
+        raise UserError(f"--optimizer: timm has no {name!r}; it has {known}")
+
+
 def build_optimizer(model, args, fused: bool):
     """timm's optimizer: layer-wise learning rates, no weight decay of norms and biases."""
     skip = model.backbone.no_weight_decay() if hasattr(model.backbone, "no_weight_decay") else ()
@@ -19,9 +26,6 @@ def build_optimizer(model, args, fused: bool):
             {"params": own, "weight_decay": args.weight_decay if decayed else 0.0, "lr_scale": 1.0}
         )
     name = args.optimizer.lower()
-    if name not in list_optimizers():
-        known = ", ".join(list_optimizers(exclude_filters=["bnb*"]))
-        raise UserError(f"--optimizer: timm has no {args.optimizer!r}; it has {known}")
     keywords = {"fused": True} if fused and name in ("adam", "adamw", "sgd") else {}
     return create_optimizer_v2(groups, opt=name, lr=args.lr, weight_decay=0.0, **keywords)
 

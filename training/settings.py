@@ -7,11 +7,12 @@ import argparse
 import json
 import math
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 from core.cli import ArgumentParser, HelpFormatter
 from core.errors import UserError, first_line
-from core.files import read_json
+from core.files import read_json, read_text
 from prediction.tta import VIEWS
 from training.recipes import FOR_TRANSFORMERS, RECIPES, is_transformer, learning_rates
 
@@ -261,8 +262,8 @@ def _read_yaml(config: str) -> dict:
     import yaml  # comes with timm
 
     try:
-        content = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        content = yaml.safe_load(read_text(Path(config)))
+    except (ValueError, yaml.YAMLError) as error:
         raise UserError(
             f"--config {config}: cannot be read as YAML ({first_line(error)})"
         ) from None
@@ -338,6 +339,10 @@ def check(args) -> None:
             "--mixup, --cutmix and --half_face: give probabilities that sum to 1 at most"
         )
     check_name(args.augmentation)
+    if args.logger == "wandb" and find_spec("wandb") is None:
+        raise UserError(
+            "--logger wandb: is not installed; 'pip install wandb', or use --logger tensorboard"
+        )
     low, high = args.bands
     if not 0 < low < high < 100:
         raise UserError(f"--bands {low} {high}: give two ages, the lower first")

@@ -19,9 +19,11 @@ from core.folders import is_drawn
 from core.labels import ATTRIBUTES, OFFICIAL_BANDS, encode
 from core.processes import cores, on_rank_zero
 from core.progress import say
+from loss import create_criterion
 from model import MaskClassifier, load_pretrained
 from training import settings
 from training.data import Data, by_attribute
+from training.optimizer import check_optimizer
 from training.split import sampling_weights
 
 
@@ -63,7 +65,12 @@ class Plan:
 
 
 def launch(args) -> Fabric:
-    """The process's one Fabric, with all ranks started."""
+    """The process's one Fabric, with all ranks started.
+
+    UserError, before any work, for names that must be known.
+    """
+    create_criterion(args.criterion)
+    check_optimizer(args.optimizer)
     kind = device.accelerator(args.accelerator)
     device.keep_memory(kind)
     fabric = Fabric(accelerator=kind, devices=args.devices, num_nodes=args.nodes)

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import stat
@@ -18,7 +19,7 @@ from core.folders import data_folder, safe_name
 
 
 def test_atomic_writes_under_the_final_name_only_at_the_end(tmp_path):
-    path = tmp_path / "deep" / "a.csv"
+    path = tmp_path / "deep" / ("가" * 83 + ".csv")  # as long as a name may be
     with atomic(path) as temporary:
         temporary.write_text("half")
         assert temporary.parent == path.parent
@@ -218,6 +219,14 @@ def test_figures_do_not_need_the_backend_of_a_notebook(monkeypatch, capsys):
     assert ended(lambda args: os.environ["MPLBACKEND"] != "agg", monkeypatch, capsys)[0] == 0
 
 
+def test_what_the_machine_refuses_is_one_line(monkeypatch, capsys):
+    def refused(args):
+        raise OSError(errno.ENOSPC, "No space left on device", "/data/log")
+
+    told = "train.py: /data/log: No space left on device\n"
+    assert ended(refused, monkeypatch, capsys) == (2, told)
+
+
 def test_other_errors_are_not_swallowed():
     def main(args):
         raise RuntimeError("a bug")
@@ -253,7 +262,7 @@ def test_a_python_without_the_packages_is_told_in_one_line(command):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--two", "1", "2", "--two", "3", "4"], "--two is given twice"),
+        (["--any", "1", "2", "--any", "3", "4"], "--any is given twice"),
         (["--some", "1", "--one", "2", "--some", "3"], None),
         (["--one", "s3://bucket/model"], "not a path on this machine"),
         (["--one=S3://bucket"], "not a path on this machine"),
@@ -267,7 +276,7 @@ def test_nothing_given_on_a_command_line_is_ignored(words, said, monkeypatch, ca
     parser = cli.ArgumentParser(prog="x.py")
     parser.add_argument("--one")
     parser.add_argument("--one_more")
-    parser.add_argument("--two", nargs=2)
+    parser.add_argument("--any", nargs="*")
     parser.add_argument("--some", action="extend", nargs="+")
     parser.add_argument("rest", nargs="*")
     monkeypatch.setattr(sys, "argv", ["x.py", *words])
@@ -280,15 +289,21 @@ def test_nothing_given_on_a_command_line_is_ignored(words, said, monkeypatch, ca
     assert stop.value.code == 2 and said in err and err.count("\n") == 1
 
 
-@pytest.mark.parametrize("words", (["--one", "1", "--one", "2"], ["--one=1", "--one=2"]))
+@pytest.mark.parametrize(
+    "words", ("--one 1 --two 3 4 --one 2 --two 5 6", "--one=1 --two 3 4 --one=2 --two 5 6")
+)
 def test_of_a_value_given_twice_the_last_counts_and_that_is_said(words, monkeypatch, capsys):
     cli.warn_once.cache_clear()
     parser = cli.ArgumentParser(prog="x.py")
     parser.add_argument("--one")
-    monkeypatch.setattr(sys, "argv", ["x.py", *words])
-    assert parser.parse_args().one == "2"
-    said = "warning: --one is given twice: 2 counts, 1 does not\n"
-    assert capsys.readouterr().err == said
+    parser.add_argument("--two", nargs=2)
+    monkeypatch.setattr(sys, "argv", ["x.py", *words.split()])
+    args = parser.parse_args()
+    assert args.one == "2" and args.two == ["5", "6"]
+    assert capsys.readouterr().err.splitlines() == [
+        "warning: --one is given twice: 2 counts, 1 does not",
+        "warning: --two is given twice: 5 6 counts, 3 4 does not",
+    ]
 
 
 def test_home_and_file_addresses_are_paths_though_no_shell_made_them_so(monkeypatch):

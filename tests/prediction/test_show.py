@@ -172,5 +172,9 @@ def test_a_folder_after_the_names_is_photos_unless_it_is_a_run(tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     for folder in ("sample/eval/images", "model/sample"):
         (tmp_path / folder).mkdir(parents=True)
-    args = inference.parse_args(["--name", "sample", "sample/eval/images"])
-    assert (args.name, args.photos) == (["sample"], ["sample/eval/images"])
+    (tmp_path / "model" / "sample" / "best.safetensors").touch()
+    for photos in ("sample/eval/images", str(tmp_path / "sample")):
+        args = inference.parse_args(["--name", "sample", photos])
+        assert (args.name, args.photos) == (["sample"], [photos])
+        args = inference.parse_args(["--checkpoint", "model/sample", photos])
+        assert (args.checkpoint, args.photos) == (["model/sample"], [photos])

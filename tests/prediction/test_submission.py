@@ -61,8 +61,8 @@ def test_what_editors_and_spreadsheets_make_of_a_csv_is_read(tmp_path, content):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "cannot be read as CSV (an empty file)"),
-        (b"PK\3\4", "cannot be read as CSV (an Excel workbook"),
+        (b"", "cannot be read as text (an empty file)"),
+        (b"PK\3\4", "cannot be read as text (an Excel workbook"),
         (b"ImageID,ans\n", "has a header but no rows"),
         (b"ImageID,label\na,3\n", "has no column 'ans'; its columns are ImageID, label"),
         (

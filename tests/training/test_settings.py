@@ -232,9 +232,8 @@ def test_ranges_of_ages_add_up_on_a_command_line(monkeypatch):
 
 def test_a_config_can_be_yaml(tmp_path):
     file = tmp_path / "flags.yaml"
-    file.write_text(
-        "lr: 1e-3\npretrained: no\nresize: [64, 48]\ndrop_ages: [[57, 59]]\ncache: yes\n"
-    )
+    text = "# 설정\nlr: 1e-3\npretrained: no\nresize: [64, 48]\ndrop_ages: [[57, 59]]\ncache: yes\n"
+    file.write_text(text, encoding="cp949")
     args = settings.parse(["--config", str(file), "--epochs", "3"])
     assert (args.lr, args.pretrained, args.resize, args.cache) == (1e-3, "no", [64, 48], "yes")
     assert (args.drop_ages, args.epochs) == ([[57, 59]], 3)
