@@ -85,11 +85,11 @@ ARGS = parse_args() if __name__ == "__main__" else None
 import numpy as np
 import pandas as pd
 
-from core.labels import decode
+from core.labels import decode, join
 from core.metrics import macro_f1
 from prediction import submission
 from prediction.members import choose, probabilities_of, read_members
-from prediction.voting import LABEL_OF, cast_votes
+from prediction.voting import cast_votes
 from prediction.words import attribute_probabilities
 
 OWN = ("vote", "combination")  # kinds of submission that ensemble.py writes
@@ -244,7 +244,7 @@ def combine(args) -> None:
     if soft:
         joint = np.einsum("nm,ng,na->nmga", *shares).reshape(len(photos), -1)
         submission.write_probabilities(output.with_suffix(".npz"), photos, joint)
-    combined = LABEL_OF[tuple(values)]
+    combined = join(*values)
     submission.write_submission(output, pd.DataFrame({"ImageID": photos, "ans": combined}))
     how = "the probabilities" if soft else "the classes"
     print(f"mask, gender and age put together from {how} of three submissions: {output}")

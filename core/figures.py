@@ -72,17 +72,11 @@ def confusion_matrix(counts, names, title, axis=None):
     if axis is None:
         figure, axis = plt.subplots(figsize=(9.2, 8.4))
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    style = {"ha": "center", "va": "center", "fontsize": 8 if many else 10}
     axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for row, column in zip(*np.nonzero(counts), strict=True):
-        axis.text(
-            column,
-            row,
-            f"{counts[row, column]:,}",
-            ha="center",
-            va="center",
-            fontsize=8 if many else 10,
-            color="white" if share[row, column] > 0.55 else "black",
-        )
+        colour = "white" if share[row, column] > 0.55 else "black"
+        axis.text(column, row, f"{counts[row, column]:,}", **style, color=colour)
     axis.set_xticks(range(len(names)), names, rotation=90 if many else 0)
     axis.set_yticks(range(len(names)), names)
     axis.set(title=title, xlabel="predicted", ylabel="label")

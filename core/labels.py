@@ -26,7 +26,12 @@ def encode(mask, gender, age, bands=OFFICIAL_BANDS):
 
     Numbers or arrays.
     """
-    return mask * 6 + gender * 3 + age_band(age, bands)
+    return join(mask, gender, age_band(age, bands))
+
+
+def join(mask, gender, band):
+    """(mask, gender, age band) -> label 0..17. Numbers or arrays."""
+    return mask * 6 + gender * 3 + band
 
 
 def decode(label):

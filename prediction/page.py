@@ -13,15 +13,15 @@ import numpy as np
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Request, Response
 
+from core.labels import decode
 from core.photo import PhotoError, read_photo
 from prediction.people import PeopleReader
+from prediction.words import attribute_probabilities
 
 TEMPLATES = Path(__file__).parent / "templates"
 FILES = {"/": "demo.html", "/demo.js": "demo.js", "/words.js": "words.js", "/demo.css": "demo.css"}
 TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
 LARGEST = 50_000_000  # bytes of a photo
-# The axes of (3, 2, 3) to sum over for each attribute
-SHAPE = {"mask": (1, 2), "gender": (0, 2), "age": (0, 1)}
 
 
 class LocalRequest(Request):
@@ -101,11 +101,11 @@ def person(face, probabilities) -> dict:
     """A person as JSON for the page: the box, and the probabilities of each attribute's
     values.
     """
-    cube = np.asarray(probabilities, float).reshape(3, 2, 3)
-    state, gender, age = np.unravel_index(cube.argmax(), cube.shape)
+    probabilities = np.asarray(probabilities, float)
     box = None if np.isnan(face[0]) else [round(float(value), 1) for value in face[:4]]
-    shares = {name: cube.sum(axis=axes).round(4).tolist() for name, axes in SHAPE.items()}
-    return {"box": box, "best": [int(state), int(gender), int(age)], **shares}
+    shares = attribute_probabilities(probabilities)
+    shares = {name: values[0].round(4).tolist() for name, values in shares.items()}
+    return {"box": box, "best": list(decode(int(probabilities.argmax()))), **shares}
 
 
 def json_response(content: dict, status: int = 200) -> Response:

@@ -27,39 +27,34 @@ def views_of(description: dict, wish=None) -> list[str]:
 def predict(
     model,
     loader,
-    size: int,
+    size,
     fabric,
-    channels_last: bool,
+    channels_last,
     views=(),
-    precision=None,
-    ways: int = 1,
-    first: int = 0,
-    ages: bool = False,
+    precision="fp32",
+    ways=1,
+    first=0,
+    ages=False,
 ):
     """Log-probabilities (size, 18) float32 of all photos that `loader` serves as (pixels, row).
 
     With `ages` there is one more column (size, 19): the age in years that a years head predicts.
-    All are averaged over the test-time augmentations `views`. `precision` is fp32, bf16 or fp16,
-    where not given that of `fabric`; `ways` batches are computed concurrently
-    (processes.at_a_time). Rows start at `first`; -1 - row marks a photo that could not be read: its
-    prediction is nan. Where fp16 overflows, all is predicted again in fp32; what is no number there
-    is inf. Batches that do not fit in memory are halved. Rows are put where they belong and
-    gathered over all ranks, so a photo counts once however the work is shared.
+    All are averaged over the test-time augmentations `views`. `precision` is fp32, bf16 or fp16;
+    `ways` batches are computed concurrently (processes.at_a_time). Rows start at `first`; -1 - row
+    marks a photo that could not be read: its prediction is nan. Where fp16 overflows, all is
+    predicted again in fp32; what is no number there is inf. Batches that do not fit in memory are
+    halved. Rows are put where they belong and gathered over all ranks, so a photo counts once
+    however the work is shared.
     """
     model.eval()
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.bfloat16)
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
     device = fabric.device
     predictions = torch.zeros(size, CLASSES + ages, device=device)
     predicted = model.log_probabilities_and_age if ages else model.log_probabilities
     served = torch.zeros(size, 1, device=device)
 
     def forward(images):
-        autocast = (
-            torch.autocast(device.type, dtype, enabled=precision != "fp32")
-            if precision
-            else fabric.autocast()
-        )
-        with autocast:
+        with torch.autocast(device.type, dtype, enabled=precision != "fp32"):
             images = images.float() if views else images
             seen = torch.stack([predicted(view) for view in tta.views(images, views)])
         mean = seen[..., :CLASSES].logsumexp(0) - math.log(len(seen))

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from core.labels import ATTRIBUTES, CLASSES, decode
+from core.labels import decode, join
 
 
 def cast_votes(method: str, ans, weights=None, probabilities=None) -> np.ndarray:
@@ -14,7 +14,7 @@ def cast_votes(method: str, ans, weights=None, probabilities=None) -> np.ndarray
     if method == "soft":
         return sum(probabilities).argmax(axis=1).astype(np.int8)
     if method == "attribute":
-        return LABEL_OF[tuple(plurality(codes) for codes in decode(ans))]
+        return join(*(plurality(codes) for codes in decode(ans)))
     return plurality(ans, weights if method == "weighted" else None)
 
 
@@ -32,8 +32,3 @@ def plurality(ans: np.ndarray, weights=None) -> np.ndarray:
     most = support.max(axis=0) - 1e-9  # equal sums of weights may differ in their last digits
     first = (support >= most).argmax(axis=0)  # argmax: the first member of those tied
     return np.take_along_axis(ans, first[None], axis=0)[0]
-
-
-# (mask, gender, age band) -> label
-LABEL_OF = np.empty([len(names) for names in ATTRIBUTES.values()], dtype=np.int8)
-LABEL_OF[decode(np.arange(CLASSES))] = np.arange(CLASSES)

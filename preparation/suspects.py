@@ -16,15 +16,14 @@ from PIL import Image
 
 from core.errors import UserError
 from core.files import atomic
-from core.labels import AGES, CLASSES, GENDERS, MASKS, age_band
+from core.labels import AGES, ATTRIBUTES, CLASSES, age_band, decode
 from core.people import parse_person
 from core.photo import PhotoError, load_photo
 from prediction.tables import read_predictions
+from prediction.words import attribute_probabilities
 
 COLUMNS = ["field", "person", "photo", "path", "given", "better", "score", "suspect", "years"]
 PROBABILITIES = [f"p{label}" for label in range(CLASSES)]
-CODES = {"mask": (6, 3), "gender": (3, 2), "age": (1, 3)}  # label // step % count
-NAMES = {"mask": MASKS, "gender": GENDERS, "age": AGES}
 FAR = 3.0  # standard deviations from which an age is suspect
 
 
@@ -72,15 +71,14 @@ def rank(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
     The number expected, by attribute, is in words.
     """
     ranked, expected = [], {}
-    for field, (step, count) in CODES.items():
+    for axis, (field, names) in enumerate(ATTRIBUTES.items()):
         of, share = _shares(table, field)
-        labels = of["label"].to_numpy() // step % count
+        labels = decode(of["label"].to_numpy())[axis]
         constant = np.ptp(share, axis=0).max() < 2e-5  # of runs with another --attribute
         if len(np.unique(labels)) < 2 or constant:
             continue  # nothing can be mistaken for another class
         judge = _judge_ages if field == "age" else _judge_classes
         judged, expected[field] = judge(of, share, labels)
-        names = NAMES[field]
         of = of.assign(
             field=field,
             given=[names[code] for code in labels],
@@ -94,17 +92,15 @@ def rank(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
 
 def _shares(table: pd.DataFrame, field: str) -> tuple[pd.DataFrame, np.ndarray]:
     """The photos, or people, to judge, and the probabilities of the attribute's values (N, K)."""
-    step, count = CODES[field]
-    codes = np.arange(CLASSES) // step % count
-    probabilities = table[PROBABILITIES].to_numpy()
-    columns = [probabilities[:, codes == code].sum(axis=1) for code in range(count)]
-    of = table.drop(columns=PROBABILITIES).join(pd.DataFrame(np.stack(columns, axis=1)))
+    share = attribute_probabilities(table[PROBABILITIES].to_numpy())[field]
+    values = list(range(share.shape[1]))
+    of = table.drop(columns=PROBABILITIES).join(pd.DataFrame(share))
     if field != "mask":
-        taken = {**dict.fromkeys(range(count), "mean"), "path": "last", "label": "first"}
+        taken = {**dict.fromkeys(values, "mean"), "path": "last", "label": "first"}
         if "years" in of:
             taken["years"] = "mean"
         of = of.groupby("person", as_index=False).agg(taken).assign(photo="")
-    share = of[list(range(count))].to_numpy()
+    share = of[values].to_numpy()
     return of, share / share.sum(axis=1, keepdims=True)
 
 

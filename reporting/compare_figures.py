@@ -21,15 +21,9 @@ def agreement_matrix(agreement, names, title):
     axis.imshow(agreement, cmap="Blues", vmin=low, vmax=1)
     for row, column in np.ndindex(agreement.shape):
         value = agreement[row, column]
-        axis.text(
-            column,
-            row,
-            f"{value:.0%}" if value in (0, 1) else f"{value:.1%}",
-            ha="center",
-            va="center",
-            fontsize=9,
-            color="white" if value > low + 0.6 * (1 - low) else "black",
-        )
+        text = f"{value:.0%}" if value in (0, 1) else f"{value:.1%}"
+        colour = "white" if value > low + 0.6 * (1 - low) else "black"
+        axis.text(column, row, text, ha="center", va="center", fontsize=9, color=colour)
     turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if longest > 5 else {}
     axis.set_xticks(range(len(names)), names, **turned)
     axis.set_yticks(range(len(names)), names)

@@ -40,12 +40,8 @@ def count_sections(frame):
     people = frame.drop_duplicates("person")
     per_person = frame["person"].value_counts().value_counts()
     groups = ", ".join(f"{photos} ({count:,} people)" for photos, count in per_person.items())
-    rows = [
-        ("people", f"{len(people):,}"),
-        ("photos", f"{len(frame):,}"),
-        ("unreadable photos", f"{unreadable:,}"),
-        ("photos per person", groups),
-    ]
+    rows = [("people", f"{len(people):,}"), ("photos", f"{len(frame):,}")]
+    rows += [("unreadable photos", f"{unreadable:,}"), ("photos per person", groups)]
     yield Section("Overview", rows=rows)
     yield Section("People by gender and age", figures=[data_figures.ages(people)])
     yield Section("Classes", figures=[data_figures.class_counts(frame["label"].to_numpy())])

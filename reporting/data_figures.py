@@ -12,13 +12,9 @@ def ages(people):
     figure, axis = plt.subplots(figsize=(10, 3.8))
     by_gender = [people["age"][people["gender"] == gender] for gender in (0, 1)]
     counts = [f"{len(ages):,}" for ages in by_gender]
-    axis.hist(
-        by_gender,
-        np.arange(0, people["age"].max() + 2),
-        stacked=True,
-        color=[BLUE, ORANGE],
-        label=[f"male ({counts[0]})", f"female ({counts[1]})"],
-    )
+    labels = [f"male ({counts[0]})", f"female ({counts[1]})"]
+    years = np.arange(0, people["age"].max() + 2)
+    axis.hist(by_gender, years, stacked=True, color=[BLUE, ORANGE], label=labels)
     for border in OFFICIAL_BANDS:
         axis.axvline(border, color="black", linewidth=1)
     shares = np.bincount(age_band(people["age"]), minlength=len(AGES)) / len(people)
@@ -57,15 +53,10 @@ def channel_histograms(histograms, mean, std):
 
 def photo_rows(rows):
     """Photos of one size, (H, W, 3) pixels each, in rows."""
-    columns = len(rows[0])
-    shape = rows[0][0].shape
-    figure, axes = plt.subplots(
-        len(rows),
-        columns,
-        figsize=(1.5 * columns, 1.5 * len(rows) * shape[0] / shape[1]),
-        squeeze=False,
-        gridspec_kw={"wspace": 0.03, "hspace": 0.03},
-    )
+    columns, (height, width) = len(rows[0]), rows[0][0].shape[:2]
+    size = (1.5 * columns, 1.5 * len(rows) * height / width)
+    apart = {"wspace": 0.03, "hspace": 0.03}
+    figure, axes = plt.subplots(len(rows), columns, figsize=size, squeeze=False, gridspec_kw=apart)
     for row, pixels in zip(axes, rows, strict=True):
         for axis, photo in zip(row, pixels, strict=True):
             axis.imshow(photo)

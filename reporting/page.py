@@ -72,19 +72,9 @@ def write_page(output: Path, title: str, sections, tiles=(), sentences=()) -> Pa
     rendered = []
     for number, section in enumerate(sections, start=1):
         images = _write_figures(output, number, section)
-        rendered.append(
-            {
-                "heading": section.heading,
-                "note": section.note,
-                "header": section.header,
-                "rows": section.rows,
-                "photos": [
-                    {"image": thumbnail(photo.path), "lines": photo.lines, "name": photo.name}
-                    for photo in section.photos
-                ],
-                "images": images if section.embed else [],
-            }
-        )
+        photos = [photo._asdict() | {"image": thumbnail(photo.path)} for photo in section.photos]
+        shown = {"photos": photos, "images": images if section.embed else []}
+        rendered.append(vars(section) | shown)
     page = TEMPLATES.get_template("page.html").render(
         title=title, sections=rendered, tiles=tiles, sentences=sentences
     )

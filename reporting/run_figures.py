@@ -55,31 +55,17 @@ def _score_curves(tables):
     tables = [table.dropna(subset="macro_f1") for table in tables]  # not every epoch is validated
     for name, colour, mark in SCORE_LINES:
         last = _by_epoch(axis, tables, name, colour, mark)
-        axis.annotate(
-            f"{name.replace('macro_f1', 'macro-F1')} {last[1]:.2f}",
-            last,
-            xytext=(8, 0),
-            textcoords="offset points",
-            va="center",
-            color=colour,
-            fontweight="bold",
-            fontsize=9,
-        )
+        text = f"{name.replace('macro_f1', 'macro-F1')} {last[1]:.2f}"
+        style = {"va": "center", "color": colour, "fontweight": "bold", "fontsize": 9}
+        axis.annotate(text, last, (8, 0), textcoords="offset points", **style)
     axis.set(title="Validation macro-F1 and accuracies", ylim=(0, 1.04))
     _spread(axis)
     if len(tables) == 1:  # each fold saves an epoch of its own
         best = tables[0].loc[tables[0]["macro_f1"].idxmax()]
         point = (best["epoch"], best["macro_f1"])
         axis.plot(*point, "o", markersize=11, markerfacecolor="none", color=RED)
-        axis.annotate(
-            "best",
-            point,
-            xytext=(0, -17),
-            textcoords="offset points",
-            ha="center",
-            color=RED,
-            fontsize=8,
-        )
+        style = {"ha": "center", "color": RED, "fontsize": 8}
+        axis.annotate("best", point, (0, -17), textcoords="offset points", **style)
     return figure
 
 
@@ -125,20 +111,14 @@ def attribute_confusions(labels, ans, axes=("predicted", "label"), share="accura
 def class_bars(class_f1, support):
     """F1 and number of photos (`support`) of each class; one colour per mask state."""
     figure, axis = plt.subplots(figsize=(6.4, 5.4))
-    values = np.nan_to_num(class_f1)
+    values, box = np.nan_to_num(class_f1), {"color": "white", "pad": 0.5, "linewidth": 0}
     rows = np.arange(len(SHORT))
     axis.barh(rows, values, color=[MASK_COLOURS[label // 6] for label in rows])
     for label, (f1, count) in enumerate(zip(class_f1, support, strict=True)):
         absent = np.isnan(f1)
-        axis.text(
-            values[label] + 0.012,
-            label,
-            "not in the data, never predicted" if absent else f"{f1:.2f}, {count:,} photos",
-            va="center",
-            fontsize=9,
-            zorder=3,
-            bbox={"color": "white", "pad": 0.5, "linewidth": 0},
-        )
+        text = "not in the data, never predicted" if absent else f"{f1:.2f}, {count:,} photos"
+        style = {"va": "center", "fontsize": 9, "zorder": 3, "bbox": box}
+        axis.text(values[label] + 0.012, label, text, **style)
     axis.axvline(np.nanmean(class_f1), color="black", linewidth=1, linestyle=":")
     axis.set_yticks(rows, SHORT)
     axis.set(title="F1 by class (dotted line: macro-F1)", xlim=(0, 1.3))

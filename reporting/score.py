@@ -23,17 +23,10 @@ def main(args) -> int:
     if unknown:
         print(f"\nnot scored: {unknown}")
     if args.json:
-        content = {
-            "output": str(args.submission),
-            "answers": str(args.labels),
-            "photos": len(labels),
-            **scores,
-            "class_f1": {
-                name: None if np.isnan(f1) else float(f1)
-                for name, f1 in zip(CLASS_NAMES, class_f1, strict=True)
-            },
-        }
-        write_json(args.json, content)
+        files = {"output": str(args.submission), "answers": str(args.labels)}
+        f1 = [None if np.isnan(f1) else float(f1) for f1 in class_f1]
+        by_class = {"class_f1": dict(zip(CLASS_NAMES, f1, strict=True))}
+        write_json(args.json, files | {"photos": len(labels)} | scores | by_class)
         print(f"\nscores written to {args.json}")
     return 0
 
