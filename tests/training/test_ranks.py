@@ -154,7 +154,7 @@ def test_compilation_checkpointing_and_several_processes_go_together(
 ):
     real = torch.compile
     monkeypatch.setattr(torch, "compile", lambda model, **_: real(model, backend="eager"))
-    monkeypatch.setattr(startup.device, "compiles", lambda wish, *_: wish == "yes")
+    monkeypatch.setattr(startup.device, "compiles", lambda wish, *_, **__: wish == "yes")
     flags = "--model test_vit --resize 160 160 --epochs 1 --batch_size 8 --drop 0 --thin 1".split()
     status, said = ranks(*flags, name="plain")
     assert status == 0, said
