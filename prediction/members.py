@@ -120,17 +120,29 @@ def read_members(members: pd.DataFrame) -> tuple[pd.Index, np.ndarray]:
     Prints which ones are the same as another, as of one model predicted twice (NAME and NAME-2).
     UserError if the photos differ.
     """
-    best = submission.read_submission(members["path"][0])
-    photos, ans = pd.Index(best["ImageID"]), [best["ans"].to_numpy()]
-    for path in members["path"][1:]:
-        other = submission.read_submission(path, unique=False)  # align sees to that
-        ans.append(other["ans"].to_numpy()[submission.align(path, other["ImageID"], photos)])
+    best, *others = members["path"]
+    ids, first = submission.read_columns(best)
+    photos = pd.Index(submission.as_text(ids))
+    if not photos.is_unique:
+        submission.read_submission(best)  # says which row
+    ans = [first, *(_ans_of(path, ids, photos) for path in others)]
     ans, names = np.stack(ans), members["name"]
     for row, name in enumerate(names):
         twin = next((names[other] for other in range(row) if (ans[other] == ans[row]).all()), None)
         if twin:
             print(f"warning: {name} predicts the same as {twin} for every photo, so it votes twice")
     return photos, ans
+
+
+def _ans_of(path: Path, ids: np.ndarray, photos: pd.Index) -> np.ndarray:
+    """The predictions (N,) in the submission `path` for `photos`, `ids` as read_columns has them.
+
+    UserError if its photos are others.
+    """
+    own_ids, ans = submission.read_columns(path)
+    if np.array_equal(own_ids, ids):  # the usual case, far quicker than to look each one up
+        return ans
+    return ans[submission.align(path, submission.as_text(own_ids), photos)]
 
 
 def probabilities_of(members: pd.DataFrame, photos: pd.Index):

@@ -6,6 +6,8 @@ file written is whole.
 """
 
 import csv
+import io
+import string
 import tempfile
 import zipfile
 import zlib
@@ -21,6 +23,7 @@ from core.labels import CLASSES
 from prediction.words import table
 
 TABLE = "-predictions.csv"
+PLAIN = (string.ascii_letters + string.digits + "._-/,\n").encode()  # what needs no care in a CSV
 
 
 def few(names) -> str:
@@ -87,7 +90,21 @@ def read_submission(path: Path, unique: bool = True) -> pd.DataFrame:
     an ans that is no class, and, where `unique`, an ImageID that appears twice. Other columns are
     ignored. Rows are counted as a spreadsheet does.
     """
-    path = Path(path)
+    ids, ans = read_columns(path)
+    frame = pd.DataFrame({"ImageID": as_text(ids), "ans": ans})
+    if unique and frame["ImageID"].duplicated().any():
+        row = int(frame["ImageID"].duplicated().argmax())
+        raise UserError(
+            f"{path}, row {row + 2}: ImageID {frame['ImageID'][row][:80]!r} appears twice"
+        )
+    return frame
+
+
+def read_columns(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """ImageIDs (N,), as bytes from a plain file, else as text; ans (N,) int8. Errors as above."""
+    plain = _read_plain(path)
+    if plain:
+        return plain
     frame = read_csv(path, ["ImageID", "ans"])
     if frame.empty:
         raise UserError(f"{path}: has a header but no rows")
@@ -100,12 +117,38 @@ def read_submission(path: Path, unique: bool = True) -> pd.DataFrame:
         )
     if (frame["ImageID"] == "").any():
         raise UserError(f"{path}, row {int((frame['ImageID'] == '').argmax()) + 2}: has no ImageID")
-    if unique and frame["ImageID"].duplicated().any():
-        row = int(frame["ImageID"].duplicated().argmax())
-        raise UserError(
-            f"{path}, row {row + 2}: ImageID {frame['ImageID'][row][:80]!r} appears twice"
-        )
-    return frame.astype({"ans": np.int8})[["ImageID", "ans"]]
+    return frame["ImageID"].to_numpy(object), frame["ans"].astype(np.int8).to_numpy()
+
+
+def as_text(ids: np.ndarray) -> pd.Series:
+    """ImageIDs from read_columns as text."""
+    return pd.Series([name.decode() for name in ids.tolist()] if ids.dtype.kind == "S" else ids)
+
+
+def _read_plain(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
+    """What read_columns returns, of a file as write_submission writes it with plain names.
+
+    A million rows take half a second, a tenth of what read_csv takes. None for any other file.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError:
+        return None
+    if not content.startswith(b"ImageID,ans\n") or content.translate(None, PLAIN):
+        return None
+    ends = np.flatnonzero(np.frombuffer(content, np.uint8) == ord("\n"))
+    longest = int(np.diff(ends).max(initial=0))
+    if longest > 256 or content.count(b",") != len(ends):  # longer: a fixed width takes much memory
+        return None
+    try:
+        types = {"ImageID": f"S{longest}"}
+        frame = pd.read_csv(io.BytesIO(content), dtype=types, na_filter=False, low_memory=False)
+    except ValueError:
+        return None
+    ids, ans = frame["ImageID"].to_numpy(), frame["ans"].to_numpy()
+    if len(ans) + 1 != len(ends) or ans.dtype.kind != "i" or (ids == b"").any():
+        return None
+    return (ids, ans.astype(np.int8)) if 0 <= ans.min() <= ans.max() < CLASSES else None
 
 
 def align(path: Path, ids, photos: pd.Index) -> np.ndarray:
@@ -136,11 +179,13 @@ def write_submission(path: Path, frame: pd.DataFrame) -> None:
     ans = frame["ans"].to_numpy()
     if ans.dtype.kind not in "iu" or (len(ans) and not 0 <= ans.min() <= ans.max() < CLASSES):
         raise ValueError(f"ans must be whole numbers 0..{CLASSES - 1}")
+    ids = frame["ImageID"].tolist()
     # Python before 3.12 leaves a carriage return unquoted
-    quoting = csv.QUOTE_NONNUMERIC if frame["ImageID"].str.contains("\r").any() else 0
-    rows = frame[["ImageID", "ans"]]
-    with atomic(path) as temporary:
-        rows.to_csv(temporary, index=False, lineterminator="\n", quoting=quoting)
+    quoting = csv.QUOTE_NONNUMERIC if any("\r" in name for name in ids) else csv.QUOTE_MINIMAL
+    with atomic(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n", quoting=quoting)
+        writer.writerow(["ImageID", "ans"])
+        writer.writerows(zip(ids, ans.tolist(), strict=True))
 
 
 def write(path: Path, image_ids, probabilities: np.ndarray, sidecar: dict) -> None:

@@ -94,6 +94,31 @@ def test_what_is_no_submission_is_refused_in_one_line(tmp_path, content, said):
     assert "\n" not in str(error.value)
 
 
+rows_near_plain = st.lists(
+    st.tuples(st.text("a1.-/", max_size=3), st.text("0123-.,a", min_size=1, max_size=2)), max_size=4
+)
+
+
+@given(rows=rows_near_plain, end=st.sampled_from(["\n", "", "\n\n"]))
+def test_the_fast_reader_agrees_with_the_careful_one(tmp_path_factory, rows, end):
+    path = tmp_path_factory.mktemp("csv") / "a.csv"
+    path.write_text("ImageID,ans\n" + "\n".join(map(",".join, rows)) + end)
+    fast = submission._read_plain(path)
+    if fast is not None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(submission, "_read_plain", lambda _: None)
+            ids, ans = submission.read_columns(path)
+        assert submission.as_text(fast[0]).tolist() == ids.tolist()
+        assert fast[1].tolist() == ans.tolist()
+
+
+def test_what_is_written_is_read_by_the_fast_reader(tmp_path):
+    path = tmp_path / "a.csv"
+    submission.write_submission(path, pd.DataFrame({"ImageID": ["b/c-1.jpg"], "ans": [17]}))
+    ids, ans = submission._read_plain(path)
+    assert ids.tolist() == [b"b/c-1.jpg"] and ans.tolist() == [17]
+
+
 def test_a_wrong_answer_far_down_a_large_file_is_named(tmp_path, recwarn):
     path = tmp_path / "a.csv"
     path.write_text(
