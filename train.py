@@ -290,6 +290,11 @@ def main(args) -> int:
             run_folder.remove_if_empty(path)
         raise
     except RuntimeError as error:
+        if processes.lost_a_peer(error):
+            raise UserError(
+                "another process of this run has ended; its own message says why. Continue with "
+                "--resume"
+            ) from None
         if not memory.is_out_of_memory(error):
             raise
         raise UserError(

@@ -178,7 +178,7 @@ def run(main, args) -> None:
         print(f"{Path(sys.argv[0]).name}: {what}: {error.strerror}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:
-        print(f"\n{Path(sys.argv[0]).name}: stopped by Ctrl-C", file=sys.stderr)
+        warn_once(f"\n{Path(sys.argv[0]).name}: stopped by Ctrl-C")
         status = 130
     sys.exit(status or 0)
 

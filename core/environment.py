@@ -15,6 +15,10 @@ def prepare_environment() -> None:
     """
     # A process forked from one with OpenCV's threads (a loader worker) hangs when it uses OpenCV.
     os.environ.setdefault("OPENCV_FOR_THREADS_NUM", "1")
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:  # a read-only root, as in `docker run --read-only`
+        tempfile.tempdir = "/dev/shm"
     if "torch" in sys.modules:
         return
     # OpenMP's idle threads look for work in a loop before they sleep, 300,000 times by libgomp's

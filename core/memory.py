@@ -123,8 +123,10 @@ def kept_for_backward(model, resize, precision) -> float:
 
 
 def free_memory(device: str) -> int:
-    """Bytes free for training on `device`."""
-    return torch.cuda.mem_get_info()[0] if device == "cuda" else available_memory()
+    """Bytes free for training on `device`, of main memory this rank's share."""
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    return available_memory() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
 def available_memory(root: Path = Path("/")) -> int:

@@ -101,3 +101,9 @@ def on_rank_zero(fabric, function, *arguments):
     if error is not None:
         raise error
     return result
+
+
+def lost_a_peer(error: BaseException) -> bool:
+    """Whether a collective failed because another rank has ended: in gloo's words or NCCL's."""
+    words = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
+    return any(text in str(error) for text in words)

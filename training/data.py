@@ -3,8 +3,9 @@
 import atexit
 import multiprocessing
 import signal
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,14 +58,29 @@ def read_photos(args, fabric) -> tuple[pd.DataFrame, Path, Callable[[], None]]:
         return progress(results, len(frame), "checking photos", "photo")
 
     if fabric.is_global_zero:
-        checking = ThreadPoolExecutor(1).submit(dataset.check_photos, frame["path"], bar)
+        found = in_background(dataset.check_photos, frame["path"], bar)
 
     def unreadable():
-        return on_rank_zero(fabric, lambda: checking.result())
+        return on_rank_zero(fabric, lambda: found())
 
     if args.on_error == "skip":
         return leave_out(frame, unreadable()), source, lambda: None
     return frame, source, lambda: refuse(frame, unreadable())
+
+
+def in_background(function, *arguments) -> Callable:
+    """Start `function`; calling what is returned waits for its result. A process that has failed in
+    between ends without it."""
+    result = Future()
+
+    def work():
+        try:
+            result.set_result(function(*arguments))
+        except BaseException as error:
+            result.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return result.result
 
 
 def refuse(frame: pd.DataFrame, bad: list) -> None:

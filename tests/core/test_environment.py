@@ -5,6 +5,7 @@ import os
 import pwd
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -39,6 +40,13 @@ def test_what_the_user_has_set_stays(before_torch):
     before = dict(os.environ)
     prepare_environment()
     assert {name: os.environ.get(name) for name in NAMES} == {n: before.get(n) for n in NAMES}
+
+
+def test_temporary_files_have_a_place_on_a_read_only_root(monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", list)
+    prepare_environment()
+    assert tempfile.gettempdir() == "/dev/shm"
 
 
 @pytest.mark.parametrize("name", ["GOMP_SPINCOUNT", "OMP_WAIT_POLICY"])

@@ -72,6 +72,13 @@ def test_a_containers_page_cache_counts_as_free(tmp_path, version, monkeypatch):
     assert memory.available_memory(tmp_path) == 8000 << 10
 
 
+def test_ranks_share_main_memory(monkeypatch):
+    monkeypatch.setattr(memory, "available_memory", lambda: 1000)
+    assert memory.free_memory("cpu") == 1000
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert memory.free_memory("cpu") == 250
+
+
 def test_every_rank_fills_a_cache_of_its_own(monkeypatch):
     monkeypatch.setattr(memory, "available_memory", lambda: 4 * 3_000_000)
     assert memory.cache_fits(1000, (20, 50), "auto")

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import threading
 from types import SimpleNamespace
 
 import pandas as pd
@@ -131,6 +132,20 @@ def test_a_plateau_halves_the_learning_rate():
     assert schedule.set(39) == pytest.approx(0.05)
     assert schedule.set(39, [0.3, 0.2, 0.2]) == pytest.approx(0.025)
     assert "plateau, 4 updates an epoch, 40 in all" in str(schedule)
+
+
+def test_a_refused_command_does_not_wait_for_photos_that_are_checked(
+    drawn, trained, tmp_path, monkeypatch
+):
+    going_on = threading.Event()
+    monkeypatch.setattr(dataset, "check_photos", lambda *_: going_on.wait(60) and [])
+    before = set(threading.enumerate())
+    with pytest.raises(UserError, match="no_such_file"):
+        trained(drawn, tmp_path, "--pretrained", "no_such_file")
+    checking = set(threading.enumerate()) - before
+    assert len(checking) == 1
+    assert all(thread.daemon for thread in checking)
+    going_on.set()
 
 
 def test_photos_that_cannot_be_read_are_left_out_when_asked(drawn, trained, tmp_path, capsys):

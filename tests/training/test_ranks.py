@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 import dataset
 import train
 from benchmarks.forked import Forked
+from core.errors import UserError
 from core.folders import ROOT
 from prediction import Predictor, tables
 from training import startup
@@ -126,6 +127,20 @@ def test_what_ranks_validate_with_is_what_is_saved(ranks, drawn, tmp_path):
     predictor = Predictor(tmp_path / "run", precision="fp32", layout="last")
     predicted = predictor.probabilities(predictions["path"].tolist())
     np.testing.assert_allclose(np.log(predicted), validated, atol=1e-3)
+
+
+def test_an_error_of_one_rank_ends_the_others_without_a_traceback(ranks, monkeypatch):
+    def broken(*arguments):
+        if os.environ["RANK"] == "1":
+            raise UserError("a photo has gone")
+        return real(*arguments)
+
+    real = train.total_loss
+    monkeypatch.setattr(train, "total_loss", broken)
+    status, said = ranks("--epochs", 1, "--batch_size", 4, name="run")
+    assert status == 2, said
+    assert said.count("a photo has gone") == 1
+    assert "Traceback" not in said
 
 
 def test_all_ranks_share_batch_norms_in_the_same_order(monkeypatch):
