@@ -1,10 +1,11 @@
-"""Recipes: named sets of flags; the defaults that depend on the model. Standard library only."""
+"""Recipes: named sets of flags; the defaults that depend on the model. No slow imports."""
 
 RECIPES = {
     # What train.sh runs with the user's own data: the defaults, chosen by docs/accuracy.md.
     "default": {},
-    # For a weekend: the mean of five models, each trained without a fifth of the people, at four
-    # times the cost of the default. Scored out of fold. docs/accuracy.md has measured its parts.
+    # For a weekend: the mean of five models, each trained without a fifth of the people, scored out
+    # of fold. It costs about five defaults; that it predicts better is not established
+    # (docs/accuracy.md).
     "best": {"folds": 5, "tta": ["flip", "scales"]},
     # What the winning team ran, number by number. Deviations: the split is by person; their first
     # epoch's learning rate is not on record (our warm-up begins at a tenth of the peak); mean and
@@ -50,13 +51,9 @@ RECIPES = {
     },
 }
 
-# Transformers, and ConvNeXt, which is trained as they are, need another optimizer and another scale
-# of learning rate than the small CNNs on which the defaults were measured. These are the winning
+# Transformers, and what is trained as they are, need another optimizer and another scale of
+# learning rate than the small CNNs on which the defaults were measured. These are the winning
 # team's values for Swin-L-384, not measured here.
-TRANSFORMERS = (
-    *("swin", "vit", "deit", "beit", "eva", "cait", "davit", "maxvit", "hiera"),
-    "convnext",
-)
 FOR_TRANSFORMERS = {
     "optimizer": "AdamW",
     "batch_size": 16,
@@ -66,8 +63,22 @@ FOR_TRANSFORMERS = {
 }
 
 
+# What core.backbone.is_transformer says of the recipes' models, so that --help is quick.
+KNOWN = {"SwinTransformerLarge384": True, "resnet10t": False}
+
+
 def is_transformer(args) -> bool:
-    return args.model.lower().startswith(TRANSFORMERS)
+    """Whether `args.model` is trained as transformers are, by what it contains.
+
+    UserError for a name that timm does not know.
+    """
+    if args.model in KNOWN:
+        return KNOWN[args.model]
+    try:
+        from core import backbone
+    except ModuleNotFoundError:  # the parser says which package is missing
+        return False
+    return backbone.is_transformer(args.model)
 
 
 def learning_rates(args) -> dict:

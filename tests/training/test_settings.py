@@ -4,10 +4,11 @@ import sys
 
 import pytest
 
+from core import backbone
 from core.errors import UserError
 from core.folders import ROOT
 from training import settings
-from training.recipes import RECIPES
+from training.recipes import KNOWN, RECIPES
 
 
 @pytest.fixture
@@ -52,12 +53,22 @@ def test_a_flag_beats_config_beats_recipe_beats_default(config):
         ("", ("AdamW", 2e-5, 0.01)),
         ("--model convnext_tiny --lr 5e-5", ("AdamW", 5e-5, 0.01)),
         ("--model vit_small_patch16_224 --optimizer SGD", ("SGD", 0.04, 5e-4)),
+        *(
+            (f"--model {name}", ("AdamW", 2e-5, 0.01))
+            for name in ("mvitv2_tiny", "tiny_vit_5m_224")
+        ),
+        ("--model gcresnet33ts", ("SGD", 0.04, 5e-4)),
         ("--recipe sample", ("AdamW", 2e-3, 0.05)),
     ],
 )
 def test_learning_rate_and_weight_decay_are_those_of_the_optimizer_and_the_model(flags, rates):
     args = settings.parse(flags.split())
     assert (args.optimizer, args.lr, args.weight_decay) == rates
+
+
+def test_what_is_known_without_building_a_model_is_true():
+    assert {name: backbone.is_transformer(name) for name in KNOWN} == KNOWN
+    assert set(KNOWN) >= {settings.parse([]).model, settings.parse(["--recipe", "sample"]).model}
 
 
 def test_the_flags_of_a_run_can_be_run_again(config):
@@ -300,7 +311,7 @@ def test_help_shows_the_defaults_of_the_model_asked_for_and_needs_nothing_heavy(
         "import sys; from training import settings\ntry: settings.parse(sys.argv[1:])\n"
         "except SystemExit: sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     )
-    command = [sys.executable, "-c", code, "--model", "resnet18", "--help"]
+    command = [sys.executable, "-c", code, "--recipe", "sample", "--optimizer", "SGD", "--help"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert all(f"--{key}" in done.stdout for key in vars(settings.parse([])))
