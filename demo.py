@@ -31,7 +31,10 @@ def parse_args(arguments=None) -> argparse.Namespace:
         "--name", nargs="+", metavar="NAME", help="runs to use, averaged (default: the latest)"
     )
     p.add_argument(
-        "--checkpoint", nargs="+", metavar="FILE", help="model files, or one ONNX file, instead"
+        "--checkpoint",
+        nargs="+",
+        metavar="FILE",
+        help="model files, or one ONNX file, instead of --name",
     )
     p.add_argument(
         "--model_dir",
@@ -42,16 +45,17 @@ def parse_args(arguments=None) -> argparse.Namespace:
         "--face_detector",
         type=Path,
         metavar="FILE",
-        help="another version of YuNet (default: the one that comes with the toolkit)",
+        help="ONNX file of another version of YuNet (default: the one included)",
     )
-    p.add_argument("--port", type=int, default=7860, help="of the page on this machine")
+    p.add_argument("--port", type=int, default=7860, help="port of the page, on this machine only")
     p.add_argument("--open", action="store_true", help="open the page in the browser")
     return p.parse_args(arguments)
 
 
 def find_model(args):
-    """The Predictor of the models that inference.py would find; None where no run was named and
-    none is finished.
+    """The Predictor of the models that inference.py would find.
+
+    None if no run was named and none is finished.
     """
     runs = folder(args.model_dir, "SM_CHANNEL_MODEL", "SM_MODEL_DIR", default="model")
     if not (args.name or args.checkpoint or (runs / "latest.json").is_file()):

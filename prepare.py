@@ -18,39 +18,40 @@ OUT = {"type": Path, "metavar": "OUT", "help": "folder to make"}
 # fmt: off
 COMMANDS = {
     "sample": (
-        "draw a sample set of synthetic faces in the competition's layout",
-        "Draw synthetic faces in the competition's layout: OUT/train, OUT/eval and, apart from "
-        "them, OUT/eval_answers.csv.",
+        "generate a sample set of synthetic faces in the competition's layout",
+        "Generate synthetic faces in the competition's layout: OUT/train, OUT/eval and, for "
+        "scoring, OUT/eval_answers.csv.",
         ("sample", "/tmp/small --people 24 --eval_people 6 --size 96 128"),
         {"out": OUT,
          "--people": {"type": int, "default": 160, "help": "people in train, seven photos each"},
          "--eval_people": {"type": int, "default": 40, "help": "people in eval, seven photos each"},
-         "--seed": {"type": int, "default": 0, "help": "seed of all faces"},
+         "--seed": {"type": int, "default": 0, "help": "seed for all faces"},
          "--size": {"type": int, "nargs": 2, "metavar": ("W", "H"), "default": [192, 256],
                     "help": "width and height in pixels"},
-         "--processes": {"type": int, "help": "processes that draw (default: one a core)"}},
+         "--processes": {"type": int, "help": "number of processes (default: one per core)"}},
     ),
     "audit": (
         "find what is wrong with a train or eval folder",
-        "Read every photo and list of a folder and report what is wrong: missing, extra, junk, "
-        "unreadable, mis-sized, turned, not RGB, duplicate, csv and folders that disagree. Exit "
-        "status 1 if something would break training.",
+        "Check every photo and CSV in a folder. Report photos that are missing, extra, unreadable, "
+        "duplicate, rotated, not RGB or of another size, junk files, and CSVs that disagree with "
+        "the folders. Exit status 1 if something would break training.",
         ("/data/train --output findings.csv",),
         {"folder": FOLDER,
          "--output": {"type": Path, "metavar": "FILE", "default": Path("output/audit.csv"),
-                      "help": "csv of all findings: file, severity, finding, detail"}},
+                      "help": "CSV of all findings: file, severity, finding, detail"}},
     ),
     "suspects": (
         "rank labels that are probably wrong",
         "Rank the labels that out-of-fold predictions contradict: mask and gender by confident "
-        "learning, age by the difference in years. Write a draft of corrections, and a page to "
-        "judge them by eye, which exports the accepted ones.",
+        "learning, age by the difference in years. Write a draft of corrections, and a page on "
+        "which to accept or reject each and to export the accepted ones.",
         ("model/swin5    after train.py --folds 5", "model/swin5 model/swin5-seed1"),
         {"runs": {"type": Path, "nargs": "+", "metavar": "RUN", "help":
-                  "run folders on one data set: several seeds are averaged, several folds add up"},
+                  "run folders of one data set; seeds are averaged, folds are joined"},
          "--output": {"type": Path, "metavar": "DIR", "help":
                       "folder for the results (default: suspects in the first run folder)"},
-         "--show": {"type": int, "default": 200, "metavar": "N", "help": "labels on the page"}},
+         "--show": {"type": int, "default": 200, "metavar": "N",
+                    "help": "number of labels on the page"}},
     ),
     "background": (
         "remove backgrounds into another folder",
@@ -59,25 +60,25 @@ COMMANDS = {
         ("/data/train /data/train-plain",),
         {"folder": FOLDER,
          "out": OUT,
-         "--model": {"default": "u2net_human_seg", "help": "a model of rembg, fetched once"},
-         "--model_file": {"type": Path, "metavar": "FILE", "help": "a model file instead: ONNX "
-                          "like U2-Net (320 x 320) or ISNet (1024 x 1024)"},
+         "--model": {"default": "u2net_human_seg", "help": "a model of rembg, downloaded once"},
+         "--model_file": {"type": Path, "metavar": "FILE", "help": "an ONNX file instead, of "
+                          "U2-Net (320 x 320) or ISNet (1024 x 1024)"},
          "--colour": {"type": int, "nargs": 3, "metavar": ("R", "G", "B"),
                       "default": [255, 255, 255],
                       "help": "colour of the new background, 0 to 255"}},
     ),
     "crop": (
         "crop faces into another folder",
-        "Write the face of every photo with a margin, found by YuNet, into OUT, in the same "
-        "layout; without a face, the winners' centre crop. The boxes are in OUT/journal.csv. An "
-        "interrupted job continues when run again.",
+        "Find the face in every photo by YuNet, crop it with a margin and write it into OUT, in "
+        "the same layout; without a face, write the winners' centre crop. The boxes are in "
+        "OUT/journal.csv. Run it again to continue an interrupted job.",
         ("/data/train /data/faces",),
         {"folder": FOLDER,
          "out": OUT,
-         "--model_file": {"type": Path, "metavar": "FILE", "help": "another "
-                          "version of YuNet (default: the one that comes with the toolkit)"},
+         "--model_file": {"type": Path, "metavar": "FILE", "help": "ONNX file of "
+                          "another version of YuNet (default: the one included)"},
          "--margin": {"type": float, "default": CROP_MARGIN,
-                      "help": "margin on each side of a face, in heights of the face"}},
+                      "help": "margin on each side of a face, as a fraction of its height"}},
     ),
 }
 # fmt: on
@@ -200,7 +201,7 @@ def tell(notes: dict, out: Path) -> int:
 
 
 def sample(args) -> int:
-    """Draw the sample set, unless it is there already."""
+    """Generate the sample set, unless it exists already."""
     for key in ("people", "eval_people", "processes"):
         if getattr(args, key) is not None and getattr(args, key) < 1:
             raise UserError(f"--{key} {getattr(args, key)}: give a number above 0")
@@ -213,12 +214,12 @@ def sample(args) -> int:
     size = tuple(args.size[::-1])
     wanted = settings_of(args.people, args.eval_people, args.seed, args.size[::-1])
     if (args.out / DRAWN_MARK).is_file() and read_json(args.out / DRAWN_MARK) == wanted:
-        print(f"sample set: {args.out} is there already")
+        print(f"sample set: {args.out} exists already")
         return 0
     if args.out.exists() or args.out.is_symlink():
         raise UserError(
-            f"{args.out} is there already and is not this sample set; give another name, or move "
-            "it away"
+            f"{args.out} exists already and is not this sample set; give another name, or move it "
+            "away"
         )
     total = args.people + args.eval_people
     draw_sample(
@@ -228,11 +229,11 @@ def sample(args) -> int:
         args.seed,
         size,
         args.processes or cores(),
-        bar(total, description="drawing", unit="person"),
+        bar(total, description="generating", unit="person"),
     )
     print(
-        f"sample set: drew {total} people, seven photos each, into {args.out}: train, eval and, "
-        "apart from them, eval_answers.csv"
+        f"sample set: {total} people with seven photos each, in {args.out}: train, eval and, for "
+        "scoring, eval_answers.csv"
     )
     return 0
 

@@ -277,7 +277,7 @@ def main(args) -> int:
     path, split = on_rank_zero(fabric, run_folder.open_run, args, frame, model_dir)
     data = Data(frame, split, source, check)
     if path.name != args.name.split("/")[-1]:
-        say(f"a run {args.name} is there already: this one is {path.name}")
+        say(f"run {args.name} exists already: this one is {path.name}")
     try:
         stop = Stop(fabric.world_size)
         if args.folds and args.fold is None:

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Sets up and trains. Flags go on to train.py:
 #     SM_CHANNEL_TRAIN=/data/train sh train.sh --name swin
-# Without SM_CHANNEL_TRAIN or --data_dir it draws synthetic faces (the sample set) for training.
+# Without SM_CHANNEL_TRAIN or --data_dir it generates synthetic faces (the sample set) to train on.
 set -eu
 . "$(dirname -- "$0")/setup.sh"
 

@@ -66,16 +66,16 @@ def parse_args() -> argparse.Namespace:
         nargs="+",
         default=["plain", "winners_lr", "default"],
         metavar="NAME[=FLAGS]",
-        help="of the list in this file, or a new one with its flags; the first is the reference",
+        help="names from this file, or NAME=FLAGS for a new one; the first is the reference",
     )
     p.add_argument("--seeds", type=int, default=1, help="runs of each recipe, with seeds 0, 1, ...")
     p.add_argument("--folds", type=int, help="score out of fold, over K folds of the people")
-    p.add_argument("--jobs", type=int, default=1, help="trainings at once, which share the cores")
+    p.add_argument("--jobs", type=int, default=1, help="concurrent trainings")
     p.add_argument(
         "--output",
         type=Path,
         default=Path("accuracy.csv"),
-        help="the rows; run folders are beside it in a folder of the same stem",
+        help="CSV of scores; run folders are beside it, in a folder of the same stem",
     )
     args = p.parse_args(own)
     args.common, args.work = common, args.output.with_suffix("")

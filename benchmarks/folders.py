@@ -33,11 +33,21 @@ def parse_args(arguments=None) -> argparse.Namespace:
     for name, command in (("sizes", sizes), ("processes", processes)):
         c = commands.add_parser(name)
         c.add_argument("--checkpoint", required=True, metavar="FILE", help="model file or ONNX")
-        c.add_argument("--photos", type=Path, required=True, metavar="DIR", help="to be linked")
-        c.add_argument("--count", type=int, default=10_000, help="photos of the smallest folder")
-        c.add_argument("--times", type=int, nargs="+", default=[1, 4, 16], help="of --count")
+        c.add_argument(
+            "--photos", type=Path, required=True, metavar="DIR", help="folder of photos to link to"
+        )
+        c.add_argument("--count", type=int, default=10_000, help="photos in the smallest folder")
+        c.add_argument(
+            "--times",
+            type=int,
+            nargs="+",
+            default=[1, 4, 16],
+            help="sizes of the folders, as multiples of --count",
+        )
         c.add_argument("--repeats", type=int, default=1)
-        c.add_argument("--ranks", type=int, default=cores(), help="processes, of one core each")
+        c.add_argument(
+            "--ranks", type=int, default=cores(), help="number of processes, one core each"
+        )
         c.set_defaults(command=command)
     return p.parse_args(arguments)
 

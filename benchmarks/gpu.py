@@ -37,9 +37,11 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--batch_size", type=int, help="photos per training step (default: 64; tiny: 4)")
     p.add_argument("--steps", type=int, help="training steps in an epoch (default: 40; tiny: 2)")
     p.add_argument("--repeats", type=int, default=3, help="timed epochs of each case")
-    p.add_argument("--cases", default="", metavar="TEXT", help="only cases whose name has TEXT")
-    p.add_argument("--minutes", type=float, default=25, help="begin no case after this time")
-    p.add_argument("--json", metavar="FILE", help="the figures for programs, written as they come")
+    p.add_argument(
+        "--cases", default="", metavar="TEXT", help="only cases whose names contain TEXT"
+    )
+    p.add_argument("--minutes", type=float, default=25, help="start no case after this time")
+    p.add_argument("--json", metavar="FILE", help="also write the figures as JSON, after each case")
     args = p.parse_args()
     args.batch_size = args.batch_size or (4 if args.tiny else 64)
     args.steps = args.steps or (2 if args.tiny else 40)

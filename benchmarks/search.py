@@ -96,7 +96,7 @@ def train(trial, args) -> float:
     chosen = {flag: suggest(trial, flag, values) for flag, values in args.space.items()}
     folder, log = args.output / "runs" / name, args.output / f"{name}.log"
     if folder.exists():
-        raise UserError(f"{folder} is there already, of another study; give another --output")
+        raise UserError(f"{folder} exists already, from another study; give another --output")
     own = ["--model_dir", args.output / "runs", "--name", name, "--report", "no", "--logger", "csv"]
     command = [sys.executable, TRAIN, *args.common, *flags_of(chosen), *own]
     scores: list[float] = []

@@ -29,7 +29,7 @@ def parse_args() -> argparse.Namespace:
         nargs=2,
         default=[96, 128],
         metavar=("W", "H"),
-        help="of the photos, pixels",
+        help="photo size in pixels",
     )
     p.add_argument(
         "--wrong",
@@ -37,26 +37,29 @@ def parse_args() -> argparse.Namespace:
         default=0.03,
         help="share of people, and of photos, with a wrong label",
     )
-    p.add_argument(
-        "--first", type=float, default=0.06, help="share of the ranked labels that is looked at"
-    )
+    p.add_argument("--first", type=float, default=0.06, help="share of the ranked labels to search")
     p.add_argument("--folds", type=int, default=4)
-    p.add_argument("--seed", type=int, default=0, help="of what is changed, and of the training")
+    p.add_argument(
+        "--seed", type=int, default=0, help="seed for the changed labels and for training"
+    )
     p.add_argument(
         "--keep",
         type=Path,
         metavar="DIR",
-        help="work in this folder and leave it (default: one that is removed)",
+        help="work in this folder and keep it (default: a temporary one)",
     )
     p.add_argument(
-        "flags", nargs="*", metavar="-- FLAGS", help="of the training, instead of --recipe sample"
+        "flags",
+        nargs="*",
+        metavar="-- FLAGS",
+        help="flags of the training, instead of --recipe sample",
     )
     return p.parse_args()
 
 
 def main(args) -> int:
     if args.keep and args.keep.exists():
-        raise UserError(f"--keep {args.keep}: is there already; give a new folder")
+        raise UserError(f"--keep {args.keep}: exists already; give a new folder")
     if args.keep:
         return measure(args, args.keep)
     with tempfile.TemporaryDirectory() as work:

@@ -1,4 +1,4 @@
-"""How near training and inference come to the machine's limit.
+"""How close training and inference come to the machine's limit.
 
 One process, one run, the same model, batch and precision:
 
@@ -6,10 +6,10 @@ One process, one run, the same model, batch and precision:
     python benchmarks/throughput.py --model SwinTransformerLarge384 \\
         --batch_size 64 --compile --json figures.json                   a GPU
 
-  bare    the model alone, on photos that lie in the device's memory already;
-          in inference as inference.py runs it, batch norms folded
+  bare    the model alone, on photos already in the device's memory;
+          in inference as inference.py runs it, with batch norms folded
   ours    train.py's epoch and the Predictor; in training the decoded crops are
-          in memory, as from the second epoch on where they fit
+          in memory, as they are from the second epoch on if they fit
   first   train.py's first epoch, from the files
   plain   the loop as tutorials write it: fp32, PIL and torchvision, a default
           DataLoader, loss.item() in every step; with memory kept as in ours
@@ -46,31 +46,29 @@ def parse_args() -> argparse.Namespace:
         type=int,
         nargs=2,
         metavar=("H", "W"),
-        help="input, pixels (default: the model's own)",
+        help="input size in pixels (default: the model's own)",
     )
     p.add_argument("--batch_size", type=int, default=32)
     p.add_argument(
         "--precision",
         default="auto",
         choices=("auto", "bf16", "fp16", "fp32"),
-        help="of bare and ours",
+        help="precision of bare and ours",
     )
     p.add_argument(
         "--layout",
         default="auto",
         choices=("auto", "last", "first"),
-        help="channels in memory, of bare and ours",
+        help="memory format of bare and ours, channels last or first",
     )
     p.add_argument("--compile", action="store_true", help="compile the model of bare and ours")
-    p.add_argument(
-        "--workers", type=int, help="processes that read photos, of ours (default: as train.py)"
-    )
-    p.add_argument("--data_dir", help="train folder (default: drawn here, 512 x 384 JPEGs)")
+    p.add_argument("--workers", type=int, help="loader workers of ours (default: as train.py)")
+    p.add_argument("--data_dir", help="train folder (default: synthetic faces, 512 x 384 JPEGs)")
     p.add_argument(
         "--steps",
         type=int,
         default=20,
-        help=f"of training in a repetition; {INFERENCE} times as many of inference",
+        help=f"training steps in a repetition; {INFERENCE} times as many in inference",
     )
     p.add_argument("--repeats", type=int, default=10, help="repetitions of each loop, in turn")
     p.add_argument(
@@ -78,7 +76,7 @@ def parse_args() -> argparse.Namespace:
         type=int,
         nargs="*",
         default=[62_500, 250_000, 1_000_000],
-        help="rows of the eight CSVs that are voted",
+        help="rows of each of the eight CSVs in the vote",
     )
     p.add_argument(
         "--job_epochs",
@@ -88,7 +86,7 @@ def parse_args() -> argparse.Namespace:
         help="epochs of the sample set's trainings, alone and two at once; 0: none",
     )
     p.add_argument("--quick", action="store_true", help="5 repetitions of 4 steps")
-    p.add_argument("--json", metavar="FILE", help="the same figures for programs")
+    p.add_argument("--json", metavar="FILE", help="also write the figures as JSON")
     args = p.parse_args()
     if args.quick:
         args.steps, args.repeats = 4, 5

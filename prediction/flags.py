@@ -13,7 +13,8 @@ from prediction.tta import VIEWS
 DESCRIPTION = """\
 Predict every photo of a folder and write a submission: NAME.csv, with NAME-predictions.csv (words
 and probabilities), NAME.npz (probabilities) and NAME.json (what made them) beside it. With PHOTO,
-print everybody in the photos instead. Every flag holds for both, and for ONNX files where it can.
+classify everybody in these photos and print the results instead. Flags apply to both, and to ONNX
+files where possible.
 """
 EXAMPLES = """\
 examples:
@@ -41,7 +42,7 @@ def build_parser() -> ArgumentParser:
         "photos",
         nargs="*",
         metavar="PHOTO",
-        help="photos or folders: print predictions instead of writing a submission",
+        help="photos or folders of photos: print predictions instead of writing a submission",
     )
     for add in (add_models, add_photos, add_video, add_predictions, add_machine):
         add(parser)
@@ -74,7 +75,7 @@ def add_photos(parser) -> None:
     g.add_argument("--crop_faces", action="store_true",
                    help="first crop the face out of each photo, as prepare.py crop does")
     g.add_argument("--face_detector", type=Path, metavar="FILE",
-                   help="another version of YuNet (default: the one that comes with the toolkit)")
+                   help="ONNX file of another version of YuNet (default: the one included)")
 
 
 def add_video(parser) -> None:
@@ -99,10 +100,10 @@ def add_predictions(parser) -> None:
                    help="replace a submission of that name, instead of writing NAME-2.csv")
     g.add_argument("--resume", action="store_true",
                    help="continue the submission that the same command was writing when it was "
-                   "stopped (default: start it again)")
+                   "stopped (default: start over)")
     g.add_argument("--tta", nargs="*", action="extend", choices=VIEWS, default=None,
-                   help="test-time augmentation: average over the mirror image, shifts, sizes; "
-                   "none: --tta alone (default: as in validation)")
+                   help="test-time augmentations to average over: mirror image, shifts, scales; "
+                   "--tta alone for none (default: as in validation)")
     g.add_argument("--offsets", choices=("yes", "no"), default="yes",
                    help="add the class offsets in the model file, which are chosen for macro-F1")
     g.add_argument("--draw", metavar="DIR",
@@ -122,18 +123,19 @@ def add_machine(parser) -> None:
     g.add_argument("--devices", type=int,
                    default=os.environ.get("SM_NUM_GPUS", "").lstrip("0") or 1,
                    help="GPUs, or processes, that share the photos (default: SM_NUM_GPUS, else 1)")
-    g.add_argument("--accelerator", default="auto", choices=("auto", "cpu", "gpu", "cuda", "mps"))
+    g.add_argument("--accelerator", default="auto", choices=("auto", "cpu", "gpu", "cuda", "mps"),
+                   help="hardware to predict on")
     g.add_argument("--precision", default="auto", choices=("auto", "bf16", "fp16", "fp32"),
-                   help="auto: fp16 on a GPU, fp32 on a CPU; bf16 is faster there, and changes up "
-                   "to 4 %% of the predictions")
+                   help="floating-point precision; auto: fp16 on a GPU, fp32 on a CPU, where bf16 "
+                   "is faster but changes up to 4 %% of the predictions")
     g.add_argument("--layout", default="auto", choices=("auto", "last", "first"),
-                   help="channels in memory; auto: on a CPU measured, for a few photos last")
+                   help="memory format, channels last or first; auto: last on a GPU and for a few "
+                   "photos, else the faster one")
     g.add_argument("--compile", default="auto", choices=("auto", "yes", "no"),
-                   help="torch.compile; auto: on a GPU, for over 200,000 photos, test-time "
-                   "augmentations counted")
+                   help="use torch.compile; auto: on a GPU, for more than 200,000 photos, each "
+                   "test-time augmentation counted")
     g.add_argument("--workers", type=int, metavar="N",
-                   help="loader workers, processes that read photos (default: by the number of "
-                   "cores)")
+                   help="loader workers, processes that read photos (default: by CPU cores)")
 
 # fmt: on
 

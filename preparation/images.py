@@ -69,7 +69,7 @@ def _check_out(source: Path, out: Path, settings: dict) -> None:
         raise UserError(f"{out}: lies in {source} or around it; give a folder apart from it")
     if out.exists() and not mark.is_file() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(
-            f"{out}: is there already and is not an unfinished job of this kind; give another "
+            f"{out}: exists already and is not an unfinished job of this kind; give another "
             "name, or move it away"
         )
     if mark.is_file() and read_json(mark) != settings:

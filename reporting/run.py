@@ -46,8 +46,9 @@ class Run:
 
 def main(args) -> int:
     path = Path(args.name)
-    if not path.is_dir():
-        path = folder(args.model_dir, "SM_MODEL_DIR", default="model") / safe_name(args.name)
+    runs = folder(args.model_dir, "SM_MODEL_DIR", default="model")
+    if not path.is_dir() or (runs / path / "val_predictions.csv").is_file():
+        path = path if path.is_absolute() else runs / safe_name(str(path))
     print(f"wrote {run_page(path, args.output, args.photos)}")
     return 0
 

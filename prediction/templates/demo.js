@@ -28,16 +28,10 @@ function speak(chosen) {
 }
 
 function showNotice() {
-  const key =
-    state === null
-      ? null
-      : state === "lost"
-        ? "lost"
-        : !state.model
-          ? "nomodel"
-          : state.drawn
-            ? "drawn"
-            : null;
+  let key = null;
+  if (state === "lost") key = "lost";
+  else if (state && !state.model) key = "nomodel";
+  else if (state && state.drawn) key = "drawn";
   $("notice").hidden = key === null;
   $("notice").textContent = key === null ? "" : say(key);
 }
@@ -148,7 +142,8 @@ function showResults() {
       const row = body.insertRow();
       cell(row, result.name, "photo");
       cell(row, "");
-      cell(row, say(result.busy ? "busy" : result.error === "no model" ? "waiting" : "failed"), "failed");
+      const problem = result.error === "no model" ? "waiting" : "failed";
+      cell(row, say(result.busy ? "busy" : problem), "failed");
       row.lastChild.colSpan = 6;
       continue;
     }
@@ -173,7 +168,8 @@ function save() {
       rows.push([result.name, number + 1, ...said]);
     });
   }
-  const text = "\ufeff" + rows.map((row) => row.map(quote).join(",")).join("\r\n") + "\r\n"; // the mark tells Excel it is UTF-8
+  const lines = rows.map((row) => `${row.map(quote).join(",")}\r\n`);
+  const text = "\ufeff" + lines.join(""); // the mark tells Excel it is UTF-8
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
   link.download = "masks.csv";
@@ -213,7 +209,7 @@ function smooth(people) {
 async function watch() {
   const video = $("video");
   const canvas = $("live");
-  const frame = document.createElement("canvas"); // what is sent: the newest frame, when the last one is done
+  const frame = document.createElement("canvas"); // the newest frame, sent when the last is done
   while (stream) {
     frame.width = video.videoWidth;
     frame.height = video.videoHeight;

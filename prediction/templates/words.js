@@ -29,11 +29,16 @@ const TEXT = {
     waiting: "there is no model yet",
     busy: "classifying…",
     nomodel:
-      "There is no model yet. Train the small sample model in a terminal (about two minutes), then this page uses it:\nsh train.sh --name sample",
+      "There is no model yet. Train the small sample model in a terminal (about two minutes); " +
+      "this page then uses it:\nsh train.sh --name sample",
     drawn:
-      "This model was trained on synthetic faces only; on photos of people its predictions mean nothing.",
+      "This model was trained on synthetic faces only; " +
+      "on photos of people its predictions mean nothing.",
     lost: "The program behind this page has stopped. Start it again: sh demo.sh",
-    use: "Mask state can be seen in a photo; gender and age are guessed from looks and often wrong. Do not decide by these guesses what a person is allowed, offered or charged. Ask the people in the photos first.",
+    use:
+      "The mask state is visible in a photo; gender and age are estimated from looks and are " +
+      "often wrong. Do not use them to decide what a person is allowed, offered or charged. " +
+      "Ask the people in the photos first.",
     private:
       "Photos and camera pictures stay on this machine and are forgotten after the prediction.",
   },
@@ -64,10 +69,13 @@ const TEXT = {
     waiting: "아직 모델이 없습니다",
     busy: "분류하는 중…",
     nomodel:
-      "아직 모델이 없습니다. 터미널에서 작은 샘플 모델을 학습하면(약 2분) 이 페이지가 이어서 동작합니다:\nsh train.sh --name sample",
+      "아직 모델이 없습니다. 터미널에서 작은 샘플 모델을 학습하면(약 2분) 이 페이지에서 바로 쓸 수 있습니다:\n" +
+      "sh train.sh --name sample",
     drawn: "이 모델은 합성 얼굴로만 학습되어 실제 사진에 대한 예측은 의미가 없습니다.",
-    lost: "이 페이지의 프로그램이 멈췄습니다. 다시 시작하세요: sh demo.sh",
-    use: "마스크 상태는 사진에서 보이지만, 성별과 나이는 겉모습으로 짐작한 것이며 자주 틀립니다. 이 결과로 누구의 출입, 서비스, 요금을 정하지 마세요. 사진 속 사람의 동의를 먼저 받으세요.",
+    lost: "이 페이지를 띄운 프로그램이 멈췄습니다. 다시 시작하세요: sh demo.sh",
+    use:
+      "마스크 상태는 사진에서 보이지만, 성별과 나이는 겉모습으로 추정한 것이며 자주 틀립니다. " +
+      "이 결과로 출입, 서비스, 요금을 정하지 마세요. 사진 속 사람의 동의를 먼저 받으세요.",
     private: "사진과 카메라 화면은 이 컴퓨터를 벗어나지 않으며 예측 후 남지 않습니다.",
   },
 };

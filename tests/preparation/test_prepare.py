@@ -503,8 +503,8 @@ def test_what_cannot_be_read_is_told_before_anything_is_written(tmp_path):
     [
         ("sample/train/in", "lies in"),
         ("sample", "lies in"),
-        ("full", "is there already"),
-        ("file", "is there already"),
+        ("full", "exists already"),
+        ("file", "exists already"),
         ("other", "other settings"),
     ],
 )

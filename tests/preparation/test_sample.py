@@ -136,7 +136,7 @@ def test_an_interrupted_drawing_leaves_nothing_under_the_final_name(tmp_path):
 def test_a_set_that_is_there_is_left_alone(drawn, capsys):
     before = {path: path.stat().st_mtime_ns for path in drawn.rglob("*")}
     assert draw(drawn) == 0
-    assert "there already" in capsys.readouterr().out
+    assert "exists already" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in drawn.rglob("*")} == before
 
 
@@ -145,9 +145,9 @@ def test_other_things_under_the_name_are_not_touched(drawn, tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to("nowhere")
     for name in ("file", "folder", "link"):
-        with pytest.raises(UserError, match="there already and is not this sample set"):
+        with pytest.raises(UserError, match="exists already and is not this sample set"):
             draw(tmp_path / name)
-    with pytest.raises(UserError, match="there already"):
+    with pytest.raises(UserError, match="exists already"):
         draw(drawn, "--seed", "2")
     assert (tmp_path / "file").read_text() == "mine"
 

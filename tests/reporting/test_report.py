@@ -278,6 +278,13 @@ def test_mistakes_are_shown_most_confident_first_one_a_person(a_run, monkeypatch
     assert shown == wrong["path"][:5].tolist()
 
 
+def test_a_run_is_found_by_name_beside_another_folder_of_that_name(a_run, monkeypatch):
+    (a_run.parent.parent / a_run.name).mkdir()
+    monkeypatch.chdir(a_run.parent.parent)
+    report.main(report.parse_args(["run", a_run.name, "--model_dir", str(a_run.parent)]))
+    assert (a_run / "report" / "index.html").is_file()
+
+
 def test_a_folder_without_predictions_is_refused(tmp_path):
     with pytest.raises(UserError, match="is not a run"):
         run_page(tmp_path)
