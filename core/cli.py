@@ -112,7 +112,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
             return f"{action.help} (default: {' '.join(map(str, action.default))})"
         return super()._get_help_string(action)
 
-    def _fill_text(self, text, width, indent):
+    def _fill_text(self, text, width, _):
         blocks = groupby(
             text.splitlines(), key=lambda line: "line" if line.startswith(" ") else bool(line)
         )

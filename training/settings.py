@@ -29,7 +29,7 @@ examples:
 class AddPair(argparse._AppendAction):
     """Every use of the flag adds a pair; the first one replaces the default."""
 
-    def __call__(self, parser, namespace, values, option_string=None):
+    def __call__(self, parser, namespace, values, _=None):
         pairs = getattr(namespace, self.dest)
         setattr(namespace, self.dest, [*([] if pairs is self.default else pairs), values])
 
