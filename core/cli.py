@@ -18,7 +18,7 @@ from core.folders import ROOT, with_home
 from core.shared_memory import WAYS_OUT, lacks_shared_memory
 
 ADDS_UP = (argparse._AppendAction, argparse._ExtendAction)
-# What a disk, its quota or its permissions refuse is told as it is, wherever it happens.
+# Refused by a disk, its quota or its permissions: reported in the words of the system.
 OF_THE_MACHINE = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO),
     *(errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.ENFILE, errno.ESTALE),

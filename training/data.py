@@ -69,8 +69,10 @@ def read_photos(args, fabric) -> tuple[pd.DataFrame, Path, Callable[[], None]]:
 
 
 def in_background(function, *arguments) -> Callable:
-    """Start `function`; calling what is returned waits for its result. A process that has failed in
-    between ends without it."""
+    """Start `function` in a daemon thread, which the end of the process does not wait for.
+
+    Calling what is returned waits for the result.
+    """
     result = Future()
 
     def work():
