@@ -10,6 +10,7 @@ import torch
 
 from core.errors import UserError
 from core.memory import fit
+from core.processes import threads_for
 
 SLOW = 2.0  # seconds, from which on precision and layout are timed on one photo only
 FABRIC_PRECISION = {"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}
@@ -55,8 +56,9 @@ def choose(model, device: str, args, training: bool, resize=None, ranks: int = 1
     Training uses bf16 on a GPU of compute capability 8.0 or higher, fp16 on an older one, and on a
     CPU the faster of fp32 and bf16. Inference should predict as fp32 does: it uses fp16 on a GPU,
     which has three more bits of precision than bf16, and fp32 on a CPU. On a CPU the candidates are
-    timed on a few photos: for the same bits in every run, give --precision and --layout. Raises
-    UserError for a batch that cannot fit.
+    timed on a few photos, and training leaves the cores to other processes that these use: for the
+    same bits in every run, give --precision, --layout and OMP_NUM_THREADS. Raises UserError for a
+    batch that cannot fit.
     """
     resize = resize or args.resize
     if args.precision == "fp16" and device == "cpu":
@@ -80,8 +82,10 @@ def choose(model, device: str, args, training: bool, resize=None, ranks: int = 1
         # Beside matrix products the layout of the one convolution that cuts patches is nothing.
         layouts = [True, False] if convolutions > 1 else [True]
         layouts = layouts if args.layout == "auto" else [args.layout == "last"]
+        threads = threads_for(training)
+        torch.set_num_threads(threads)
         choice = fastest(model, precisions, layouts, resize, args.batch_size, training)
-        choice.threads = torch.get_num_threads()
+        choice.threads = threads
     if args.precision != "auto":
         choice.precision = args.precision
     if args.layout != "auto":

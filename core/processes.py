@@ -5,13 +5,53 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import psutil
+
 from core.errors import UserError
 from core.shared_memory import workers_that_fit
 
 
 def cores() -> int:
     """Cores this process may use; schedulers and containers may give fewer than there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    import joblib  # scikit-learn's; it also knows the quota of a container
+
+    return joblib.cpu_count()
+
+
+def _cores_and_times() -> tuple[int, float, float, float]:
+    """Cores of the machine that this process may run on; seconds, counted in hundredths.
+
+    The seconds are those of the clock, those of the processor time of all processes on these cores,
+    and those of this one's.
+    """
+    every = dict(enumerate(psutil.cpu_times(percpu=True)))
+    mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else every
+    each = [every[core] for core in mine if core in every]
+    busy = sum(core.user + core.system + getattr(core, "nice", 0) for core in each)
+    return len(each), time.perf_counter(), busy, sum(os.times()[:4])
+
+
+BEGUN = _cores_and_times()
+
+
+def threads_for(training: bool) -> int:
+    """PyTorch threads on the CPU: those of OMP_NUM_THREADS, else one for each core it may use.
+
+    Training alone takes only as many as other processes have left free since this one began: each
+    of its steps waits for its slowest thread, so two jobs that share cores lose more than half
+    (docs/speed.md). Inference keeps its number, and with it the bits of its predictions.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    if "OMP_NUM_THREADS" in os.environ:
+        return threads
+    threads = min(threads, cores())
+    count, *now = _cores_and_times()
+    seconds, busy, own = (later - then for later, then in zip(now, BEGUN[1:], strict=True))
+    if not training or seconds < 1:  # too short to tell
+        return threads
+    return max(1, min(threads, round(count - (busy - own) / seconds)))
 
 
 # of this process in a distributed run

@@ -182,7 +182,7 @@ def _machine_choices(args, model, fabric) -> dict:
     kind = fabric.device.type
     if kind == "cpu" and "auto" in (args.precision, args.layout):
         say("measuring which precision and memory layout are fastest here")
-    devices = [fabric.device] if kind == "cuda" else []
+    devices, threads = [fabric.device] if kind == "cuda" else [], torch.get_num_threads()
     with torch.random.fork_rng(devices):  # measuring must not change what is trained
 
         def choose():
@@ -190,7 +190,10 @@ def _machine_choices(args, model, fabric) -> dict:
             ranks = fabric.world_size
             return vars(device.choose(model, kind, args, True, resize, ranks))
 
-        return on_rank_zero(fabric, choose)
+        choices = on_rank_zero(fabric, choose)
+    if choices["threads"] and choices["threads"] < min(cores(), threads):
+        say("others use some of the cores; OMP_NUM_THREADS sets another number of threads")
+    return choices
 
 
 def _count_steps(plan: Plan, args, photos: int, ranks: int) -> Plan:

@@ -1,0 +1,55 @@
+"""How many threads PyTorch gets."""
+
+import os
+
+import pytest
+import torch
+
+from core import processes
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A machine of four cores, of which others used `others` for the `seconds` since the start."""
+
+    def set_up(others=0.0, seconds=5.0, quota=4):
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+        monkeypatch.setattr("joblib.cpu_count", lambda: quota)
+        monkeypatch.setattr(processes, "BEGUN", (4, 100.0, 1000.0, 7.0))
+        busy = seconds * (others + 1)  # itself: one core
+        now = (4, 100.0 + seconds, 1000.0 + busy, 7.0 + seconds)
+        monkeypatch.setattr(processes, "_cores_and_times", lambda: now)
+
+    return set_up
+
+
+@pytest.mark.parametrize(
+    "others, threads", [(0, 4), (0.4, 4), (0.6, 3), (1, 3), (2.1, 2), (3.9, 1), (4, 1), (9, 1)]
+)
+def test_training_takes_the_threads_that_others_leave_it_and_one_at_least(machine, others, threads):
+    machine(others)
+    assert processes.threads_for(training=True) == threads
+    assert processes.threads_for(training=False) == 4
+
+
+def test_the_quota_of_a_container_counts_and_a_start_too_short_to_tell_does_not(machine):
+    machine(others=2, quota=2)  # two of the four are free
+    assert [processes.threads_for(training) for training in (True, False)] == [2, 2]
+    machine(others=3, seconds=0.5)
+    assert processes.threads_for(training=True) == 4
+
+
+def test_the_users_own_number_of_threads_holds(machine, monkeypatch):
+    machine(others=3, quota=1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    assert [processes.threads_for(training) for training in (True, False)] == [4, 4]
+
+
+def test_what_this_process_computes_is_its_own_and_not_that_of_others():
+    count, clock, busy, own = processes._cores_and_times()
+    while processes._cores_and_times()[3] < own + 1:
+        sum(range(10_000))
+    later = processes._cores_and_times()
+    assert count == later[0] == len(os.sched_getaffinity(0))
+    assert later[1] > clock and later[2] - busy >= 0.9
