@@ -12,7 +12,7 @@ from core.errors import UserError
 from core.memory import fit
 from core.processes import threads_for
 
-SLOW = 2.0  # seconds, from which on precision and layout are timed on one photo only
+SLOW = 1.0  # seconds, from which on precision and layout are timed on forward passes only
 FABRIC_PRECISION = {"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}
 
 
@@ -104,19 +104,20 @@ def inference_precision(device: str) -> str:
 def fastest(model, precisions, layouts, resize, batch_size, training) -> Choice:
     """The fastest of `precisions` x `layouts` (True is channels last) for `model` on this CPU.
 
-    They are timed in turn on up to 8 photos, three times; on one photo, once, where all of them
-    together take more than SLOW seconds for one. bf16 has to be 15 % faster than fp32 to be taken,
-    so that timing noise does not change the choice.
+    They are timed in turn on up to 8 photos, three times; where a forward pass of one photo takes
+    all of them together more than SLOW seconds, on one more of these. bf16 has to be 15 % faster
+    than fp32 to be taken, so that timing noise does not change the choice.
     """
     candidates = [(precision, layout) for precision in precisions for layout in layouts]
     if len(candidates) == 1:
         return Choice(*candidates[0], "the only candidate")
 
-    def time_all(photos):
-        return {way: _seconds(model, *way, resize, photos, training) for way in candidates}
+    def time_all(photos, backward):
+        return {way: _seconds(model, *way, resize, photos, backward) for way in candidates}
 
-    slow = sum(time_all(1).values()) > SLOW  # the first passes warm up
-    rounds = [time_all(1 if slow else min(batch_size, 8)) for _ in range(1 if slow else 3)]
+    slow = sum(time_all(1, False).values()) > SLOW  # the first passes warm up
+    times = (1, False) if slow else (min(batch_size, 8), training)
+    rounds = [time_all(*times) for _ in range(1 if slow else 3)]
     seconds = {way: min(times[way] for times in rounds) for way in candidates}
     best = min(candidates, key=lambda way: seconds[way] * (1.15 if way[0] == "bf16" else 1))
     gain = max(seconds.values()) / seconds[best]

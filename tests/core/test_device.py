@@ -123,18 +123,20 @@ class Asked:
     precision, layout, batch_size = "auto", "auto", 16
 
 
-@pytest.mark.parametrize(("seconds", "passes"), [(0.01, [1] * 4 + [8] * 12), (1, [1] * 8)])
-def test_a_large_model_is_timed_on_one_photo_only(monkeypatch, seconds, passes):
-    photos = []
+@pytest.mark.parametrize(
+    ("seconds", "passes"), [(0.01, [(1, False)] * 4 + [(8, True)] * 12), (1, [(1, False)] * 8)]
+)
+def test_a_large_model_is_timed_on_forward_passes_of_one_photo(monkeypatch, seconds, passes):
+    timings = []
 
     def timed(model, precision, channels_last, resize, count, training):
-        photos.append(count)
+        timings.append((count, training))
         return seconds * (0.5 if (precision, channels_last) == ("bf16", False) else 1)
 
     monkeypatch.setattr(device, "_seconds", timed)
     choice = device.fastest(None, ["fp32", "bf16"], [True, False], (8, 8), 16, True)
     assert (choice.precision, choice.channels_last) == ("bf16", False)
-    assert photos == passes
+    assert timings == passes
 
 
 @pytest.mark.parametrize(("convolutions", "layouts"), [(1, {True}), (2, {True, False})])
