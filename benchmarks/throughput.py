@@ -18,6 +18,7 @@ One process, one run, the same model, batch and precision:
 """
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
@@ -30,7 +31,9 @@ sys.path.insert(0, str(ROOT))
 
 from core.cli import ArgumentParser, HelpFormatter, run  # noqa: E402
 from core.files import write_json  # noqa: E402
+from core.processes import cores  # noqa: E402
 
+os.environ.setdefault("OMP_NUM_THREADS", str(cores()))  # all loops alike, whatever else runs
 INFERENCE = 4  # inference takes about a quarter of the time that training does
 
 
