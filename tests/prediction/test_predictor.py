@@ -5,9 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
+from core import device
 from core.photo import PhotoError
 from model import MaskClassifier
-from prediction import Predictor
+from prediction import Predictor, torch_model
 from prediction.export import export_onnx
 from prediction.model_file import save_model
 
@@ -40,6 +41,17 @@ def test_paths_images_arrays_and_onnx_give_the_same_probabilities(models, photos
     np.testing.assert_allclose(np.mean(each, axis=0), expected, atol=1e-6)
     without = Predictor(models, precision="fp32", offsets=False).probabilities(paths)
     assert np.abs(without - expected).max() > 1e-3
+
+
+def test_nothing_is_timed_for_a_few_photos(models, photos, monkeypatch):
+    timed = []
+    monkeypatch.setattr(device, "_seconds", lambda *arguments: timed.append(arguments) or 1)
+    file = models / "fold-0" / "best.safetensors"
+    Predictor(file).predict(photos(4, (64, 48)))
+    assert not timed
+    monkeypatch.setattr(torch_model, "FEW", 4)
+    Predictor(file).predict(photos(4, (64, 48)))
+    assert timed
 
 
 def test_a_frame_names_class_words_and_probabilities(models, photos):
