@@ -76,6 +76,8 @@ def test_two_processes_with_workers_are_stopped_and_resumed_to_the_same_end(
 ):
     status, said = ranks(*EVERYTHING, name="whole")
     assert status == 0, said
+    one, two = torch.load(tmp_path / "whole" / "last.ckpt")["ranks"]
+    assert not torch.equal(one["random"], two["random"])  # dropout is drawn anew on each
     flags = training_flags(drawn, tmp_path, *EVERYTHING, "--check_photos", "no", name="cut")
     cut = subprocess.Popen(
         [*RANKS, ROOT / "train.py", *flags, "--accelerator", "cpu", "--devices", "2"],
