@@ -180,7 +180,20 @@ def run(main, args) -> None:
     except KeyboardInterrupt:
         warn_once(f"\n{Path(sys.argv[0]).name}: stopped by Ctrl-C")
         status = 130
+    end_ranks(wait=not status)
     sys.exit(status or 0)
+
+
+def end_ranks(wait: bool) -> None:
+    """Leave the other processes of a distributed run, after they have ended too if `wait`.
+
+    Threads of PyTorch's process group that run on can abort a process that exits.
+    """
+    distributed = sys.modules.get("torch.distributed")
+    if distributed and distributed.is_available() and distributed.is_initialized():
+        if wait:
+            distributed.barrier()
+        distributed.destroy_process_group()
 
 
 def lacking(package: str) -> str:
