@@ -6,6 +6,7 @@ import shutil
 import threading
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -16,6 +17,7 @@ import train
 from core import device
 from core.errors import UserError
 from model import MaskClassifier
+from prediction import Predictor
 from training import loss_meter, startup
 from training.optimizer import Schedule, halvings
 
@@ -248,3 +250,18 @@ def test_a_shallow_swin_of_real_shape_is_trained_by_the_defaults_of_transformers
     settings = json.loads((run / "config.json").read_text())["settings"]
     assert settings["optimizer"].lower() == "adamw"
     assert all(torch.isfinite(t).all() for t in load_file(run / "best.safetensors").values())
+
+
+@pytest.mark.slow  # 5 GB
+def test_swin_large_itself_takes_steps_and_predicts(drawn, trained, tmp_path):
+    few = tmp_path / "few" / "images"
+    person = min((drawn / "train" / "images").glob("0*"))
+    shutil.copytree(person, few / person.name)
+    flags = "--model SwinTransformerLarge384 --batch_size 2 --epochs 1 --val_ratio 0".split()
+    run = trained(few.parent, tmp_path, *flags, "--data_dir", few)
+    table = pd.read_csv(run / "metrics.csv")
+    assert np.isfinite(table["loss"]).all()
+    weights = load_file(run / "best.safetensors")
+    assert sum(tensor.numel() for tensor in weights.values()) > 195e6
+    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+    assert len(Predictor(run).predict([next(few.rglob("normal.*"))])) == 1
