@@ -1,6 +1,7 @@
 """What every command shares: parser, help, errors in one line. Standard library only."""
 
 import argparse
+import contextlib
 import errno
 import functools
 import os
@@ -192,7 +193,8 @@ def end_ranks(wait: bool) -> None:
     distributed = sys.modules.get("torch.distributed")
     if distributed and distributed.is_available() and distributed.is_initialized():
         if wait:
-            distributed.barrier()
+            with contextlib.suppress(RuntimeError):  # of another that has failed and says why
+                distributed.barrier()
         distributed.destroy_process_group()
 
 

@@ -24,3 +24,17 @@ def test_the_process_group_is_ended_before_the_process(monkeypatch, tmp_path, st
     assert end.value.code == status
     assert not distributed.is_initialized()
     assert len(waited) == waits
+
+
+def test_a_process_that_is_done_says_nothing_of_another_that_failed(monkeypatch):
+    def barrier():
+        raise RuntimeError("Connection closed by peer")
+
+    ended = []
+    monkeypatch.setattr(distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(distributed, "barrier", barrier)
+    monkeypatch.setattr(distributed, "destroy_process_group", lambda: ended.append(True))
+    with pytest.raises(SystemExit) as end:
+        run(lambda args: 0, None)
+    assert end.value.code == 0
+    assert ended
