@@ -17,7 +17,6 @@ import time
 
 STARTED = time.perf_counter()
 
-import logging
 import math
 from pathlib import Path
 
@@ -270,7 +269,6 @@ def train_folds(args, data: Data, path: Path, fabric, stop) -> dict:
 
 
 def main(args) -> int:
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     model_dir = folder(args.model_dir, "SM_MODEL_DIR", default="model")
     fabric = launch(args)
     frame, source, check = read_photos(args, fabric)

@@ -4,6 +4,8 @@ Fabric asks for the version of torchmetrics, which imports it whole (with scipy 
 class that is not used here.
 """
 
+import logging
+import os
 import sys
 
 blocked = sys.modules.setdefault("torchmetrics", None) is None  # None: cannot be imported
@@ -14,3 +16,13 @@ try:
 finally:
     if blocked:
         del sys.modules["torchmetrics"]
+
+
+def launch_ranks(accelerator: str, devices, nodes: int = 1) -> Fabric:
+    """A Fabric with all its ranks started."""
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes)
+    fabric.launch()
+    if fabric.world_size > 1:  # torchrun sets it; Slurm and Fabric's own launcher do not
+        os.environ.setdefault("LOCAL_WORLD_SIZE", str(fabric.world_size // nodes))
+    return fabric

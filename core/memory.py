@@ -1,7 +1,6 @@
 """Memory: what a training step needs, and what is free."""
 
 import copy
-import os
 import sys
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import psutil
 import torch
 
 from core.errors import UserError
+from core.processes import local_ranks
 
 # On a CPU: memory use exceeds what autograd keeps (workspaces, fragmentation). The winning team
 # reported 23.3 GB in fp16 and 27.6 GB in fp32 for Swin-L-384 at batch 16 on a V100; with this
@@ -126,7 +126,7 @@ def free_memory(device: str) -> int:
     """Bytes free for training on `device`, of main memory this rank's share."""
     if device == "cuda":
         return torch.cuda.mem_get_info()[0]
-    return available_memory() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return available_memory() // local_ranks()
 
 
 def available_memory(root: Path = Path("/")) -> int:
@@ -156,8 +156,7 @@ def cache_fits(photos: int, resize, wish: str) -> bool:
 
     auto: if those of all ranks of this machine take at most a quarter of what is free.
     """
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    size = ranks * photos * resize[0] * resize[1] * 3
+    size = local_ranks() * photos * resize[0] * resize[1] * 3
     return wish == "yes" or (wish == "auto" and size <= available_memory() / 4)
 
 

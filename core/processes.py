@@ -58,17 +58,23 @@ def threads_for(training: bool) -> int:
 RANK = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0)))
 
 
-def readers(device: str, wish: int | None, batch_bytes: int = 4 << 20) -> int:
-    """Loader workers: `wish`, else one a core, up to 16, for a GPU, and fewer for a CPU.
+def local_ranks() -> int:
+    """Ranks of this run on this machine, which share its cores and its memory."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
-    With two cores a CPU has none, since they would take the model's time. Batches of `batch_bytes`
-    must fit in shared memory; UserError if `wish` is more than that allows.
+
+def readers(device: str, wish: int | None, batch_bytes: int = 4 << 20) -> int:
+    """Loader workers of this rank: `wish`, else one a core, up to 16, for a GPU, fewer for a CPU.
+
+    The ranks of a machine share its cores. With two cores each a CPU has none, since they would
+    take the model's time. Batches of `batch_bytes` must fit in shared memory; UserError if `wish`
+    is more than that allows.
     """
-    if wish is not None:
-        return workers_that_fit(wish, batch_bytes, required=True)
-    if device != "cpu":
-        return workers_that_fit(min(16, cores()), batch_bytes, required=False)
-    return workers_that_fit(0 if cores() <= 2 else min(4, cores() // 4), batch_bytes, False)
+    ranks = local_ranks()
+    mine = max(1, cores() // ranks)
+    workers = min(16, mine) if device != "cpu" else 0 if mine <= 2 else min(4, mine // 4)
+    workers = workers if wish is None else wish
+    return workers_that_fit(workers, ranks * batch_bytes, required=wish is not None)
 
 
 def at_a_time(device: str, workers: int) -> int:

@@ -1,6 +1,5 @@
 """Room for loader workers, whose batches pass through /dev/shm: 64 MB in a Docker container."""
 
-import os
 import shutil
 
 from core.errors import UserError
@@ -18,15 +17,14 @@ def free_shared_memory() -> int | None:
 
 
 def workers_that_fit(workers: int, batch_bytes: int, required: bool) -> int:
-    """How many of `workers`, on each of this machine's ranks, have room for their batches.
+    """How many of `workers` have room for their batches, all ranks' batch being `batch_bytes`.
 
     Raises UserError if all are `required` and they have not.
     """
     free = free_shared_memory()
     if free is None or not workers:
         return workers
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    each = ranks * (PREFETCH + 1) * batch_bytes
+    each = (PREFETCH + 1) * batch_bytes
     fitting = min(workers, free // each)
     if fitting == workers:
         return workers

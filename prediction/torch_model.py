@@ -1,6 +1,5 @@
 """A model file on its device: photos in, probabilities out."""
 
-import logging
 import math
 import os
 from dataclasses import replace
@@ -36,12 +35,9 @@ def start(name: str, devices: int):
             is_global_zero=True,
             broadcast=lambda value: value,
         )
-    from core.fabric import Fabric
+    from core.fabric import launch_ranks
 
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    fabric = Fabric(accelerator=kind, devices=[int(index)] if index else devices)
-    fabric.launch()
-    return fabric
+    return launch_ranks(kind, [int(index)] if index else devices)
 
 
 class Rows:

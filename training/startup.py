@@ -14,7 +14,7 @@ from timm.utils import random_seed
 import dataset
 from core import device, metrics
 from core.backbone import backbone_config
-from core.fabric import Fabric, MixedPrecision, Precision
+from core.fabric import Fabric, MixedPrecision, Precision, launch_ranks
 from core.folders import is_drawn
 from core.labels import ATTRIBUTES, OFFICIAL_BANDS, encode
 from core.processes import cores, on_rank_zero
@@ -73,9 +73,7 @@ def launch(args) -> Fabric:
     check_optimizer(args.optimizer)
     kind = device.accelerator(args.accelerator)
     device.keep_memory(kind)
-    fabric = Fabric(accelerator=kind, devices=args.devices, num_nodes=args.nodes)
-    fabric.launch()
-    return fabric
+    return launch_ranks(kind, args.devices, args.nodes)
 
 
 def start(

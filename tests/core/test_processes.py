@@ -1,11 +1,14 @@
-"""How many threads PyTorch gets."""
+"""How many threads and loader workers a process gets."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from core import processes
+from core.folders import ROOT
 
 
 @pytest.fixture
@@ -53,3 +56,28 @@ def test_what_this_process_computes_is_its_own_and_not_that_of_others():
     later = processes._cores_and_times()
     assert count == later[0] == len(os.sched_getaffinity(0))
     assert later[1] > clock and later[2] - busy >= 0.9
+
+
+def test_ranks_started_without_torchrun_know_how_many_share_the_machine(tmp_path):
+    """Else each takes all cores for its loader workers, and all memory for its photos."""
+    script = tmp_path / "ranks.py"
+    script.write_text(
+        "from core import fabric, processes\n"
+        "print('rank', fabric.launch_ranks('cpu', 2).global_rank, 'of', processes.local_ranks())\n"
+    )
+    environment = {name: text for name, text in os.environ.items() if "LOCAL_WORLD" not in name}
+    said = subprocess.run(
+        [sys.executable, script],
+        env=environment | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert sorted(said.split("\n")[:2]) == ["rank 0 of 2", "rank 1 of 2"]
+
+
+@pytest.mark.parametrize("count, ranks, workers", [(16, 8, 2), (96, 8, 12), (4, 8, 1), (40, 1, 16)])
+def test_the_ranks_of_a_machine_share_its_cores(monkeypatch, count, ranks, workers):
+    monkeypatch.setattr(processes, "cores", lambda: count)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+    assert processes.readers("cuda", None) == workers

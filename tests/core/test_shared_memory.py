@@ -24,11 +24,12 @@ def test_workers_are_as_many_as_shared_memory_has_room_for(shm, capsys, monkeypa
     assert "3 instead of 8" in capsys.readouterr().out
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     assert processes.readers("cuda", None, 4 * MB) == 1
+    assert "1 instead of 4" in capsys.readouterr().out
     shm(1000 * MB)
-    assert processes.readers("cuda", None, 4 * MB) == 8
+    assert processes.readers("cuda", None, 4 * MB) == 4
     assert processes.readers("cuda", 20, 4 * MB) == 20
     shm(None)
-    assert processes.readers("cuda", None, 4 * MB) == 8
+    assert processes.readers("cuda", None, 4 * MB) == 4
 
 
 def test_workers_asked_for_without_room_are_refused_with_both_ways_out(shm):
