@@ -237,10 +237,8 @@ class Photos:
                 raise pixels
             return np.zeros((*self.resize, 3), np.uint8), -1 - row
         if self.augmentation is not None:
-            self.augmentation.set_random_seed(
-                int(np.random.default_rng((self.seed, epoch, row, *draw)).integers(2**31))
-            )
-            pixels = self.augmentation(image=pixels)["image"]
+            generator = np.random.default_rng((self.seed, epoch, row, *draw))
+            pixels = self.augmentation(pixels, generator)
         return pixels, row
 
     def load_or_error(self, row: int):

@@ -52,11 +52,12 @@ def check_name(name: str) -> None:
         )
 
 
-def augmentation(name: str, seed: int = 0, size: tuple[int, int] = (256, 192)):
+def augmentation(name: str, size: tuple[int, int] = (256, 192)):
     """A named augmentation, one of timm's policies or a file of albumentations; None for "none".
 
-    Called as `augment(image=pixels)["image"]` on (H, W, 3) uint8 of `size`, after
-    `augment.set_random_seed(seed)`. Raises UserError for what cannot be used.
+    Called as `augment(pixels, generator)`: (H, W, 3) uint8 of `size` -> the same shape, a function
+    of the photo and of what is drawn from the NumPy generator. Raises UserError for what cannot be
+    used.
     """
     name = SEED_NAMES.get(name, name)
     check_name(name)
@@ -65,10 +66,27 @@ def augmentation(name: str, seed: int = 0, size: tuple[int, int] = (256, 192)):
     import albumentations as A
 
     if Path(name).suffix.lower() in FILES:
-        return _from_file(Path(name), seed, size)
+        return _from_file(Path(name), size)
     if name in POLICIES or re.fullmatch(TIMM, name):
-        return Policy(POLICIES.get(name, name), size, seed)
-    return A.Compose(_steps(name), seed=seed)
+        return Policy(POLICIES.get(name, name), size)
+    return Steps(A.Compose(_steps(name)))
+
+
+class Steps:
+    """An albumentations.Compose."""
+
+    def __init__(self, compose):
+        self.compose = compose
+
+    def __call__(self, pixels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        # set_random_seed would give every transform a generator of its own, all with one seed: a
+        # photo that is flipped would always be turned the same way.
+        self.compose.set_random_state(generator, random.Random(_seed(generator)))
+        return self.compose(image=pixels)["image"]
+
+
+def _seed(generator: np.random.Generator) -> int:
+    return int(generator.integers(2**31))
 
 
 def _steps(name: str) -> list:
@@ -108,7 +126,7 @@ def _steps(name: str) -> list:
     ]
 
 
-def _from_file(path: Path, seed: int, size: tuple[int, int]):
+def _from_file(path: Path, size: tuple[int, int]):
     """What albumentations.save wrote: names of its classes and numbers, no code that would run."""
     import albumentations as A
     import yaml
@@ -121,10 +139,10 @@ def _from_file(path: Path, seed: int, size: tuple[int, int]):
             for unknown in (r"Argument\(s\)", r"Transform \w+ has no 'p'"):
                 warnings.filterwarnings("error", unknown)
             step = A.from_dict(_of_version_2(content))
-        augment = step if isinstance(step, A.Compose) else A.Compose([step])
-        augment.set_random_seed(seed)
-        pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
-        seen = [augment(image=pixels)["image"] for _ in range(8)]
+        augment = Steps(step if isinstance(step, A.Compose) else A.Compose([step]))
+        generator = np.random.default_rng(0)
+        pixels = generator.integers(0, 256, (*size, 3), np.uint8)
+        seen = [augment(pixels, generator) for _ in range(8)]
     except Exception as error:  # anything, from YAML to any of its classes
         what = f"has no {error}" if isinstance(error, KeyError) else first_line(error)
         raise UserError(
@@ -158,9 +176,9 @@ def posterize(image, bits: int, **_):
 
 
 class Policy:
-    """A flip and one of timm's policies, called like an albumentations.Compose."""
+    """A flip and one of timm's policies."""
 
-    def __init__(self, config: str, size: tuple[int, int], seed: int = 0):
+    def __init__(self, config: str, size: tuple[int, int]):
         from timm.data import auto_augment
 
         create = {
@@ -176,26 +194,20 @@ class Policy:
             raise UserError(
                 f"--augmentation {config}: timm knows no such policy ({first_line(error)})"
             ) from None
-        self.seed = seed
 
-    def set_random_seed(self, seed: int) -> None:
-        self.seed = seed
-
-    def __call__(self, image: np.ndarray) -> dict:
+    def __call__(self, pixels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         from PIL import Image
 
         states = random.getstate(), np.random.get_state()  # timm draws from the global ones
-        random.seed(self.seed)
-        np.random.seed(self.seed)
+        random.seed(_seed(generator))
+        np.random.seed(_seed(generator))
         try:
             if random.random() < 0.5:
-                image = image[:, ::-1]
-            changed = np.array(self.transform(Image.fromarray(np.ascontiguousarray(image))))
+                pixels = pixels[:, ::-1]
+            return np.array(self.transform(Image.fromarray(np.ascontiguousarray(pixels))))
         finally:
-            self.seed = random.getrandbits(31)
             random.setstate(states[0])
             np.random.set_state(states[1])
-        return {"image": changed}
 
 
 # ---------------------------------------------------------------------------- a batch

@@ -23,9 +23,9 @@ NAMES = [name for name in augmentation.AUGMENTATIONS if name != "none"]
 
 @pytest.mark.parametrize("name", [*NAMES, "rand-m5-n3"])
 def test_augmentation_changes_photos_and_keeps_their_form(name, smooth):
-    augment = augmentation.augmentation(name, seed=1)
-    before = smooth.copy()
-    seen = [augment(image=smooth)["image"] for _ in range(8)]
+    augment = augmentation.augmentation(name)
+    before, generator = smooth.copy(), np.random.default_rng(1)
+    seen = [augment(smooth, generator) for _ in range(8)]
     assert all(pixels.shape == smooth.shape and pixels.dtype == np.uint8 for pixels in seen)
     assert len({pixels.tobytes() for pixels in seen}) > 4
     assert np.array_equal(smooth, before)
@@ -36,8 +36,7 @@ def test_a_policy_at_its_highest_magnitude_changes_any_photo(name):
     pixels = np.random.default_rng(0).integers(0, 256, (16, 12, 3), np.uint8)
     augment = augmentation.augmentation(name, size=(16, 12))
     for seed in range(60):
-        augment.set_random_seed(seed)
-        assert augment(image=pixels)["image"].shape == pixels.shape
+        assert augment(pixels, np.random.default_rng(seed)).shape == pixels.shape
 
 
 @pytest.mark.parametrize("name", ["default", "randaugment", "augmix"])
@@ -46,8 +45,7 @@ def test_augmentation_is_a_function_of_its_seed_and_leaves_other_randomness_alon
     before = random.getstate(), np.random.get_state()[1].tolist()
     seen = []
     for seed in (1, 2, 1):
-        augment.set_random_seed(seed)
-        seen.append(augment(image=smooth)["image"].tobytes())
+        seen.append(augment(smooth, np.random.default_rng(seed)).tobytes())
     assert seen[0] == seen[2] != seen[1]
     assert before == (random.getstate(), np.random.get_state()[1].tolist())
 
@@ -66,8 +64,30 @@ def test_an_augmentation_of_ones_own_is_read_from_albumentations_file(
 ):
     A.save(steps, tmp_path / f"my.{kind}", data_format=kind)
     augment = augmentation.augmentation(str(tmp_path / f"my.{kind}"), size=(64, 48))
-    augment.set_random_seed(1)
-    assert np.array_equal(augment(image=smooth)["image"], smooth[:, ::-1])
+    assert np.array_equal(augment(smooth, np.random.default_rng(1)), smooth[:, ::-1])
+
+
+@pytest.mark.parametrize("name", ["mild", "default", "clahe"])
+def test_whether_a_step_is_applied_does_not_depend_on_the_other_steps(name, smooth):
+    """One seed for all of them is easily had: then each flipped photo is grey, blurred, erased."""
+    compose = augmentation.augmentation(name).compose
+    compose.save_applied_params = True
+    names, applied = [type(step).__name__ for step in compose.transforms], []
+
+    class Recording:
+        set_random_state = compose.set_random_state
+
+        def __call__(self, image):
+            done = compose(image=image)
+            steps = {step for step, _ in done["applied_transforms"]}
+            applied.append([step in steps for step in names])
+            return done
+
+    augment = augmentation.Steps(Recording())
+    for seed in range(1500):
+        augment(smooth, np.random.default_rng(seed))
+    correlation = np.corrcoef(np.array(applied, float).T)
+    assert np.abs(correlation - np.eye(len(names))).max() < 0.12
 
 
 @pytest.mark.parametrize("always", ["true", "false"])
@@ -80,7 +100,7 @@ def test_a_file_of_albumentations_1_is_read(tmp_path, smooth, always):
     )
     augment = augmentation.augmentation(str(path), size=(64, 48))
     expected = smooth[:, ::-1] if always == "true" else smooth
-    assert np.array_equal(augment(image=smooth)["image"], expected)
+    assert np.array_equal(augment(smooth, np.random.default_rng(0)), expected)
 
 
 @pytest.mark.parametrize(
@@ -118,19 +138,17 @@ def test_a_file_that_cannot_be_used_is_told_before_training_and_runs_nothing(
 
 
 def test_the_winners_change_colours_only(smooth):
-    pixels = augmentation.augmentation("winners", seed=3)(image=smooth)["image"].astype(int)
+    augment = augmentation.augmentation("winners")
+    pixels = augment(smooth, np.random.default_rng(3)).astype(int)
     assert np.abs(pixels - smooth).mean() < 40
-    flat = augmentation.augmentation("winners", seed=3)(image=np.full((9, 9, 3), 90, np.uint8))[
-        "image"
-    ]
+    flat = augment(np.full((9, 9, 3), 90, np.uint8), np.random.default_rng(3))
     assert len(np.unique(flat.reshape(-1, 3), axis=0)) == 1
 
 
 def test_names_of_the_competitions_code_are_known():
     assert augmentation.augmentation("BaseAugmentation") is None
-    assert [
-        type(step).__name__ for step in augmentation.augmentation("CustomAugmentation").transforms
-    ] == ["ColorJitter"]
+    steps = augmentation.augmentation("CustomAugmentation").compose.transforms
+    assert [type(step).__name__ for step in steps] == ["ColorJitter"]
 
 
 def test_an_unknown_augmentation_names_the_known():
