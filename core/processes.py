@@ -1,6 +1,7 @@
 """Cores, ranks, loader workers and threads."""
 
 import os
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 
 from core.errors import UserError
-from core.shared_memory import workers_that_fit
+from core.shared_memory import PREFETCH, workers_that_fit
 
 
 def cores() -> int:
@@ -75,6 +76,22 @@ def readers(device: str, wish: int | None, batch_bytes: int = 4 << 20) -> int:
     workers = min(16, mine) if device != "cpu" else 0 if mine <= 2 else min(4, mine // 4)
     workers = workers if wish is None else wish
     return workers_that_fit(workers, ranks * batch_bytes, required=wish is not None)
+
+
+def loader_options(workers: int) -> dict:
+    """A DataLoader's arguments for `workers`.
+
+    They are forked where that is safe. By default Python 3.14 has a process of its own fork them,
+    which a SIGTERM to the process group ends, before the run has saved.
+    """
+    if not workers:
+        return {}
+    return {
+        "num_workers": workers,
+        "persistent_workers": True,
+        "prefetch_factor": PREFETCH,
+        "multiprocessing_context": "fork" if sys.platform == "linux" else None,
+    }
 
 
 def at_a_time(device: str, workers: int) -> int:

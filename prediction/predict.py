@@ -35,6 +35,7 @@ def predict(
     ways=1,
     first=0,
     ages=False,
+    watch=iter,
 ):
     """Log-probabilities (size, 18) float32 of all photos that `loader` serves as (pixels, row).
 
@@ -44,7 +45,7 @@ def predict(
     marks a photo that could not be read: its prediction is nan. Where fp16 overflows, all is
     predicted again in fp32; what is no number there is inf. Batches that do not fit in memory are
     halved. Rows are put where they belong and gathered over all ranks, so a photo counts once
-    however the work is shared.
+    however the work is shared. `watch` wraps the batches each time that `loader` serves them.
     """
     model.eval()
     dtype = torch.float16 if precision == "fp16" else torch.bfloat16
@@ -71,12 +72,12 @@ def predict(
         predictions[rows] = mean.nan_to_num(torch.inf).masked_fill(unread[:, None], torch.nan)
         served[rows] = 1.0
 
-    processes.share_out(loader, predict_batch, ways)
+    processes.share_out(watch(loader), predict_batch, ways)
     if fabric.world_size > 1:
         predictions = fabric.all_reduce(predictions, reduce_op="sum")
         served = fabric.all_reduce(served, reduce_op="sum")
     predictions = (predictions / served).cpu().numpy()
     if np.isposinf(predictions).any() and precision != "fp32":
-        common = (fabric, channels_last, views, "fp32", ways, first, ages)
+        common = (fabric, channels_last, views, "fp32", ways, first, ages, watch)
         return predict(model, loader, size, *common)
     return predictions

@@ -96,7 +96,7 @@ class TorchModel:
             loader.sampler.rows = range(start + self.fabric.global_rank, end, world)
             log_probabilities = predict(
                 self.model,
-                counted(loader, bar, world),
+                loader,
                 end - start,
                 self.fabric,
                 self.choice.channels_last,
@@ -104,6 +104,7 @@ class TorchModel:
                 self.choice.precision,
                 ways,
                 start,
+                watch=lambda batches: counted(batches, bar, world),
             )
             if np.isposinf(log_probabilities).any():
                 raise UserError(f"{self.path}: its predictions are not numbers; train it again")
@@ -126,10 +127,8 @@ class TorchModel:
             reader,
             -(-size // ways),
             sampler=Rows(),
-            num_workers=workers,
-            persistent_workers=workers > 0,
             pin_memory=self.kind == "cuda",
-            prefetch_factor=4 if workers else None,
+            **processes.loader_options(workers),
         )
         return loader, ways
 

@@ -377,9 +377,10 @@ def test_photos_whose_scores_overflow_are_answered_again_in_fp32(precision):
     pixels = torch.zeros(2, 4, 4, 3, dtype=torch.uint8)
     loader = [(pixels, torch.tensor([0, -1 - 1]))]
     fabric = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
-    answers = predict(Overflowing(False), loader, 2, fabric, False, precision=precision)
+    common = {"precision": precision, "watch": lambda batches: (batch for batch in batches)}
+    answers = predict(Overflowing(False), loader, 2, fabric, False, **common)
     assert (answers[0] == -2).all() and np.isnan(answers[1]).all()
-    answers = predict(Overflowing(True), loader, 2, fabric, False, precision=precision)
+    answers = predict(Overflowing(True), loader, 2, fabric, False, **common)
     assert np.isposinf(answers[0]).all() and np.isnan(answers[1]).all()
 
 

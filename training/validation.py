@@ -34,7 +34,7 @@ class Validation:
         try:
             predictions = predict(
                 model,
-                watch(self.loader),
+                self.loader,
                 len(self.frame),
                 self.fabric,
                 self.plan.channels_last,
@@ -42,6 +42,7 @@ class Validation:
                 self.precision,
                 self.concurrent,
                 ages=self.ages,
+                watch=watch,
             )
         except RuntimeError as error:
             if not memory.is_out_of_memory(error):

@@ -55,7 +55,8 @@ def portraits(tmp_path_factory):
 def flags_of(models, photos, output, *more):
     """The arguments that predict a folder with the run."""
     folders = ["--data_dir", photos, "--output_dir", output, "--model_dir", models.parent]
-    return list(map(str, [*folders, "--precision", "fp32", *more]))
+    precision = [] if "--precision" in more else ["--precision", "fp32"]
+    return list(map(str, [*folders, *precision, *more]))
 
 
 def predict(models, photos, output, *more):
@@ -175,6 +176,21 @@ def test_photos_in_subfolders_are_counted_or_taken(models, portraits, tmp_path, 
 
 
 # ---------------------------------------------------------------------------- one path
+
+
+def test_scores_that_overflow_in_half_precision_are_predicted_in_fp32(
+    models, portraits, tmp_path, monkeypatch
+):
+    predict(models, portraits, tmp_path / "right")
+    real = MaskClassifier._with_offsets
+
+    def overflowing(self, scores):
+        lost = torch.is_autocast_enabled("cpu")
+        return torch.full_like(scores, torch.nan) if lost else real(self, scores)
+
+    monkeypatch.setattr(MaskClassifier, "_with_offsets", overflowing)
+    predict(models, portraits, tmp_path / "out", "--precision", "bf16")
+    assert contents(tmp_path / "out") == contents(tmp_path / "right")
 
 
 def test_an_onnx_file_writes_the_same_submission(models, portraits, tmp_path):

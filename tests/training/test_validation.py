@@ -2,10 +2,13 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from core.errors import UserError
+from model import MaskClassifier
+from prediction.tables import read_predictions
 from training import validation
 
 
@@ -43,3 +46,18 @@ def test_where_one_photo_does_not_fit_the_flag_of_validation_is_named(validate, 
     monkeypatch.setattr(validation, "predict", predict)
     with pytest.raises(UserError, match=r"--valid_batch_size 8 does not fit .* --resume"):
         validate("auto", "cuda")(None)
+
+
+def test_scores_that_overflow_in_half_precision_are_validated_in_fp32(
+    drawn, trained, tmp_path, monkeypatch
+):
+    real = MaskClassifier._with_offsets
+
+    def overflowing(self, scores):
+        lost = torch.is_autocast_enabled("cpu")
+        return torch.full_like(scores, torch.nan) if lost else real(self, scores)
+
+    monkeypatch.setattr(MaskClassifier, "_with_offsets", overflowing)
+    run = trained(drawn, tmp_path, "--epochs", "1", "--precision", "bf16", "--tta")
+    probabilities = read_predictions(run)[1]
+    assert np.isfinite(probabilities).all() and len(np.unique(probabilities)) > 18
