@@ -99,6 +99,7 @@ class Training:
 
 def train_epoch(t: Training, state: State) -> None:
     """Train an epoch, from the step where `state` stands, and put its row into `state`."""
+    state.finished = False
     args, plan, fabric, photos, epoch = t.args, t.plan, t.fabric, t.photos, state.epoch
     begun = saved = time.perf_counter()
     first_step, first_update = state.step, (epoch - plan.first_epoch) * plan.updates
@@ -154,7 +155,7 @@ def train_epoch(t: Training, state: State) -> None:
     row |= {"fp16_overflows": int(losses.overflows)} if scaled else {}
     state.rows.append(row)
     state.epoch, state.step, state.losses = epoch + 1, 0, losses.of_next_epoch()
-    state.validated = state.finished = False
+    state.validated = False
 
 
 def share_batch_norms(t: Training) -> None:
@@ -250,6 +251,8 @@ def is_over(t: Training, state: State) -> bool:
     if not t.args.patience or state.epoch >= t.args.epochs or "macro_f1" not in state.best:
         return state.epoch >= t.args.epochs
     scores = [row["macro_f1"] for row in state.rows[t.plan.first_epoch :]]
+    if not scores:  # extended just now
+        return False
     since = len(scores) - 1 - int(np.argmax(scores))  # a tie is no improvement
     if since >= t.args.patience:
         say(f"stopped early: macro-F1 has not improved for {since} epochs")
@@ -262,7 +265,7 @@ def train_folds(args, data: Data, path: Path, fabric, stop) -> dict:
     for fold in range(args.folds):
         say(f"\nfold {fold} of {args.folds}")
         fold_path = path / f"fold-{fold}"
-        fold_path.mkdir(exist_ok=True)
+        on_rank_zero(fabric, lambda path=fold_path: path.mkdir(exist_ok=True))
         _, plan = train(args, data, fold, fold_path, fabric, stop, machine)
         machine = plan.machine
     return on_rank_zero(fabric, combine_folds, path, args, data.split)

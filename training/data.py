@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import dataset
-from core import memory
+from core import memory, processes
 from core.errors import UserError
 from core.folders import data_folder
 from core.labels import CLASSES, encode
@@ -215,12 +215,10 @@ def build_loader(photos, sampler, batch_size, workers, device, drop_last=False):
         batch_size=batch_size,
         generator=torch.Generator(),
         sampler=sampler,
-        num_workers=workers,
         worker_init_fn=_ignore_signals,
         drop_last=drop_last,
         pin_memory=device.type == "cuda",
-        persistent_workers=workers > 0,
-        prefetch_factor=4 if workers else None,
+        **processes.loader_options(workers),
     )
 
 

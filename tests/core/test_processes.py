@@ -1,5 +1,6 @@
 """How many threads and loader workers a process gets."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -74,6 +75,25 @@ def test_ranks_started_without_torchrun_know_how_many_share_the_machine(tmp_path
         check=True,
     ).stdout
     assert sorted(said.split("\n")[:2]) == ["rank 0 of 2", "rank 1 of 2"]
+
+
+class Parent(torch.utils.data.Dataset):
+    """Serves the process that started the loader worker."""
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, _):
+        return os.getppid()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
+def test_no_other_process_stands_between_a_run_and_its_loader_workers(monkeypatch):
+    """From Python 3.14 on a server forks them; a signal to the process group ends it."""
+    monkeypatch.setattr(multiprocessing.context._default_context, "_actual_context", None)
+    multiprocessing.set_start_method("forkserver")
+    loader = torch.utils.data.DataLoader(Parent(), **processes.loader_options(1))
+    assert {int(parent) for parent in loader} == {os.getpid()}
 
 
 @pytest.mark.parametrize("count, ranks, workers", [(16, 8, 2), (96, 8, 12), (4, 8, 1), (40, 1, 16)])

@@ -161,6 +161,21 @@ def test_a_finished_run_is_extended_and_an_unfinished_one_is_not(
     assert json.loads((run / "config.json").read_text())["choices"]["first_epoch"] == 2
 
 
+def test_an_extended_run_may_be_interrupted_at_once_and_be_patient(
+    drawn, trained, tmp_path, monkeypatch
+):
+    flags = "--workers 0 --patience 9 --resume auto".split()
+    trained(drawn, tmp_path, "--epochs", "1", *flags, name="whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    whole = trained(drawn, tmp_path, "--epochs", "3", *flags, name="whole")
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        stop_at(patched, 3)
+        trained(drawn, tmp_path, "--epochs", "3", *flags, name="cut")
+    with pytest.raises(UserError, match="--epochs 3 --resume"):
+        trained(drawn, tmp_path, "--epochs", "4", *flags, name="cut")
+    assert_same_end(whole, trained(drawn, tmp_path, "--epochs", "3", *flags, name="cut"))
+
+
 def test_patience_stops_a_run_that_no_longer_improves(drawn, trained, tmp_path, capsys):
     flags = "--epochs 6 --lr 1e-12 --optimizer adamw --patience 2".split()
     run = trained(drawn, tmp_path, *flags)
