@@ -25,23 +25,23 @@ SageMaker copies from and to S3 by itself (elsewhere: aws s3 sync)" ;;
 done
 
 # The pair of torch and torchvision for the oldest GPU and the driver found here. PyPI's torch from
-# 2.8 on does not run below compute capability 7.5 (a V100 is 7.0), that of CUDA 13 needs driver
-# 580, and torch 2.7.1 runs neither on Blackwell (10.0 and above) nor on Python 3.14. $limit is what
-# any torch must satisfy.
+# 2.8 on does not run below compute capability 7.5 (a V100 is 7.0), from 2.11 on it is that of CUDA
+# 13, which needs driver 580, and 2.7.1 runs neither on Blackwell (10.0 and above) nor on Python
+# 3.14. $limit is what any torch must satisfy.
 gpus=$(nvidia-smi --query-gpu=compute_cap,driver_version --format=csv,noheader 2>/dev/null) || gpus=
 oldest=$(printf '%s\n' "$gpus" | sort -n | head -n 1)
 capability=$(printf '%s' "${oldest%%,*}" | tr -d '.')
 driver=
 case $oldest in *,*) driver=${oldest#*, } ;; esac
 pair='torch==2.12.1 torchvision==0.27.1' limit=torch newest=3.14
-old_pair='torch==2.7.1 torchvision==0.22.1'
 case $capability in
     '' | *[!0-9]*) ;;
-    *) if [ "$capability" -lt 75 ]; then pair=$old_pair limit='torch<2.8' newest=3.13
-       elif [ "$capability" -ge 100 ]; then limit='torch>=2.8'
+    *) if [ "$capability" -lt 75 ]; then
+           pair='torch==2.7.1 torchvision==0.22.1' limit='torch<2.8' newest=3.13
        elif [ "${driver%%.*}" -lt 580 ] 2>/dev/null; then
-           pair=$old_pair newest=3.13
-       fi ;;
+           pair='torch==2.10.0 torchvision==0.25.0'
+       fi
+       [ "$capability" -lt 100 ] || limit='torch>=2.8' ;;
 esac
 
 # meets PYTHON: true if it has all requirements, torch and torchvision as a pair. Imports no torch.

@@ -65,7 +65,9 @@ class Training:
         self.args, self.path, self.fabric, self.stop = args, path, fabric, stop
         train_frame, val_frame = part(data, fold, args)
         self.model, self.plan = start(args, train_frame, data, fabric, recorded, resumed)
-        plan, workers = self.plan, processes.readers(fabric.device.type, args.workers)
+        plan = self.plan
+        batch_bytes = 3 * max(plan.batch_size, args.valid_batch_size) * math.prod(plan.resize)
+        workers = processes.readers(fabric.device.type, args.workers, batch_bytes)
         reading = (args, plan, fabric, workers, caches(data, args, plan))
         self.photos = TrainingPhotos(train_frame, *reading)
         self.validation = Validation(val_frame, *reading)

@@ -3,8 +3,10 @@
 import ctypes
 import os
 import shutil
+import sysconfig
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -158,19 +160,24 @@ def compiles(wish: str, device: str, work: float, worth: float) -> bool:
     """Whether to compile the model: yes, no, or auto.
 
     auto compiles on a GPU where more `work` than `worth` earns the minute it takes, and where
-    there is a C compiler, which torch.compile calls. Raises UserError for yes without one.
+    there are a C compiler and the headers of Python, which torch.compile needs. Raises UserError
+    for yes without them.
     """
     wished = wish == "yes" or (wish == "auto" and device == "cuda" and work > worth)
     names = ("g++", "clang++") if device == "cpu" else ("gcc", "clang", "cc")
     named = os.environ.get("CXX" if device == "cpu" else "CC")
-    if not wished or any(map(shutil.which, (named,) if named else names)):
-        return wished
-    if wish == "yes":
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    lacking = []
+    if not any(map(shutil.which, (named,) if named else names)):
+        lacking = [f"a C compiler ({named or names[0]})", "build-essential"]
+    elif not header.exists():
+        lacking = [str(header), "python3-dev"]
+    if wish == "yes" and lacking:
         raise UserError(
-            f"--compile yes: torch.compile needs a C compiler ({names[0]}), found none; install it "
-            "(Debian: apt install build-essential) or use --compile no"
+            f"--compile yes: torch.compile needs {lacking[0]}, found none; install it (Debian: apt "
+            f"install {lacking[1]}) or use --compile no"
         )
-    return False
+    return wished and not lacking
 
 
 def keep_memory(device: str) -> None:

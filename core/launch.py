@@ -7,6 +7,7 @@ failed first. Everything else is torchrun's own: torch.distributed.run.
 """
 
 import logging
+import os
 import sys
 
 from torch.distributed.elastic.multiprocessing import SignalException
@@ -16,6 +17,8 @@ from torch.distributed.run import main
 
 def launch() -> int:
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    # Seconds until a rank that was asked to stop is killed: saving Swin-Large may take over 30.
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "300")
     try:
         main()
     except SignalException as error:

@@ -64,7 +64,7 @@ def local_ranks() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
-def readers(device: str, wish: int | None, batch_bytes: int = 4 << 20) -> int:
+def readers(device: str, wish: int | None, batch_bytes: int) -> int:
     """Loader workers of this rank: `wish`, else one a core, up to 16, for a GPU, fewer for a CPU.
 
     The ranks of a machine share its cores. With two cores each a CPU has none, since they would

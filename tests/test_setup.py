@@ -114,6 +114,9 @@ def test_a_checkout_made_on_windows_has_scripts_that_run(tmp_path):
     assert b"\r" not in (tmp_path / "out" / "train.sh").read_bytes()
 
 
+VISION = {"2.7.1": "0.22.1", "2.10.0": "0.25.0", "2.12.1": "0.27.1"}
+
+
 @pytest.mark.parametrize(
     ("capabilities", "torch"),
     [
@@ -121,8 +124,8 @@ def test_a_checkout_made_on_windows_has_scripts_that_run(tmp_path):
         (["7.0"], "2.7.1"),
         (["7.0, 580.65.06"], "2.7.1"),
         (["9.0, 580.65.06"], "2.12.1"),
-        (["9.0, 535.183.01"], "2.7.1"),
-        (["12.0, 570.86.10"], "2.12.1"),
+        (["9.0, 535.183.01"], "2.10.0"),
+        (["12.0, 570.86.10"], "2.10.0"),
         (["6.1"], "2.7.1"),
         (["7.5"], "2.12.1"),
         (["9.0"], "2.12.1"),
@@ -140,7 +143,7 @@ def test_the_pair_of_torch_suits_the_oldest_gpu(machine, capabilities, torch):
     assert done.returncode == 0, done.stderr
     (install,) = machine.installs()
     assert f"torch=={torch} " in install
-    assert f"torchvision=={ {'2.7.1': '0.22.1', '2.12.1': '0.27.1'}[torch] }" in install
+    assert f"torchvision=={VISION[torch]}" in install
     assert not (machine.venv / "installing").exists()
     assert f"ran {machine.house}/inference.py" in done.stdout
 

@@ -77,6 +77,39 @@ def test_ranks_started_without_torchrun_know_how_many_share_the_machine(tmp_path
     assert sorted(said.split("\n")[:2]) == ["rank 0 of 2", "rank 1 of 2"]
 
 
+def started(devices, nodes, **environment):
+    """What launch_ranks says in a process that torchrun or Slurm has started."""
+    launch = f"lambda _: fabric.launch_ranks('cpu', {devices}, {nodes})"
+    code = f"from core import cli, fabric; cli.run({launch}, None)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+        capture_output=True,
+        text=True,
+    )
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("devices", "nodes", "environment", "told"),
+    [
+        (1, 1, {"WORLD_SIZE": "2"}, "--devices 1: torchrun has started 2 processes"),
+        (2, 2, {"WORLD_SIZE": "2"}, "--devices 2 --nodes 2: torchrun has started 2 processes"),
+        (1, 1, {"SLURM_STEP_NUM_TASKS": "4"}, "--devices 1: srun has started 4 processes"),
+        (2, 1, {"SLURM_NTASKS": "2", "SLURM_JOB_NAME": "a"}, "--ntasks-per-node=2"),
+    ],
+)
+def test_a_launcher_that_starts_another_number_of_processes_is_refused(
+    devices, nodes, environment, told
+):
+    """They would train alone, each of them, and write the same files."""
+    if "WORLD_SIZE" in environment:
+        environment |= {"TORCHELASTIC_RUN_ID": "a", "RANK": "0", "LOCAL_RANK": "0"}
+    status, said = started(devices, nodes, **environment)
+    assert status == 2, said
+    assert told in said and len(said.splitlines()) == 1
+
+
 class Parent(torch.utils.data.Dataset):
     """Serves the process that started the loader worker."""
 
@@ -100,4 +133,4 @@ def test_no_other_process_stands_between_a_run_and_its_loader_workers(monkeypatc
 def test_the_ranks_of_a_machine_share_its_cores(monkeypatch, count, ranks, workers):
     monkeypatch.setattr(processes, "cores", lambda: count)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
-    assert processes.readers("cuda", None) == workers
+    assert processes.readers("cuda", None, 1) == workers

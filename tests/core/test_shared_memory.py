@@ -35,8 +35,8 @@ def test_workers_are_as_many_as_shared_memory_has_room_for(shm, capsys, monkeypa
 def test_workers_asked_for_without_room_are_refused_with_both_ways_out(shm):
     shm(65_536)
     with pytest.raises(UserError, match=r"(?s)--workers 2: .*--shm-size.*--workers 0"):
-        processes.readers("cpu", 2)
-    assert processes.readers("cpu", 0) == 0
+        processes.readers("cpu", 2, 4 * MB)
+    assert processes.readers("cpu", 0, 4 * MB) == 0
 
 
 def test_shared_memory_that_runs_out_later_is_one_line(capsys):
@@ -62,3 +62,7 @@ def test_without_a_compiler_nothing_is_compiled(monkeypatch, tmp_path):
     (tmp_path / "gcc").touch(0o755)
     assert device.compiles("auto", "cuda", work=9, worth=1)
     assert not device.compiles("auto", "cuda", work=1, worth=1)
+    monkeypatch.setattr(device.sysconfig, "get_path", lambda _: str(tmp_path))  # headers of Python
+    assert not device.compiles("auto", "cuda", work=9, worth=1)
+    with pytest.raises(UserError, match=r"needs \S+Python.h.* python3-dev"):
+        device.compiles("yes", "cuda", work=9, worth=1)
