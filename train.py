@@ -288,10 +288,6 @@ def main(args) -> int:
         else:
             best, _ = train(args, data, args.fold or 0, path, fabric, stop)
             where = f"epoch {best['epoch']}"
-    except UserError:
-        if fabric.is_global_zero:
-            run_folder.remove_if_empty(path)
-        raise
     except RuntimeError as error:
         if processes.lost_a_peer(error):
             raise UserError(
@@ -304,6 +300,9 @@ def main(args) -> int:
             f"--batch_size {args.batch_size} does not fit in memory; lower it (--accumulate keeps "
             "the effective batch), or use --checkpointing yes or a smaller --resize"
         ) from None
+    finally:  # stopped at start-up
+        if fabric.is_global_zero:
+            run_folder.remove_if_empty(path)
     name = path.relative_to(model_dir)
     if fabric.is_global_zero:
         write_json(model_dir / "latest.json", {"run": str(name)})

@@ -23,7 +23,7 @@ from training.split import read_split, split_people
 FREE = {
     *("resume", "name", "model_dir", "config", "recipe", "workers", "cache", "log_interval"),
     *("logger", "save_interval", "check_photos", "on_error", "valid_batch_size", "data_dir"),
-    *("split", "keep", "report", "patience"),
+    *("split", "keep", "report", "patience", "checkpointing", "compile"),
 }
 LABELS = ("mask", "gender", "age")
 
@@ -162,6 +162,10 @@ def recorded_choices(path: Path, args) -> dict:
             "was, or start another run with --config"
         )
     choices = {"resize": config["settings"]["resize"]} | config["choices"]
+    if args.checkpointing != "auto":
+        choices["checkpointing"] = args.checkpointing == "yes"
+    if args.compile != "auto":
+        choices["compiled"] = None  # decided anew
     if args.epochs > config["settings"]["epochs"]:
         choices["first_epoch"] = _epochs_done(path, config["settings"]["epochs"])
     return choices
@@ -169,6 +173,8 @@ def recorded_choices(path: Path, args) -> dict:
 
 def _epochs_done(path: Path, planned: int) -> int:
     """The epochs of a finished run, after which it can be extended; UserError if it is not."""
+    if not has_checkpoint(path):
+        return 0
     stored = load_checkpoint(path)
     if not stored.get("finished", stored["epoch"] == planned):
         raise UserError(

@@ -14,6 +14,7 @@ from timm.utils import random_seed
 import dataset
 from core import device, metrics
 from core.backbone import backbone_config
+from core.errors import UserError
 from core.fabric import Fabric, MixedPrecision, Precision, launch_ranks
 from core.folders import is_drawn
 from core.labels import ATTRIBUTES, OFFICIAL_BANDS, encode
@@ -146,11 +147,7 @@ def build_model(args, choices: dict, drawn: bool = False, resumed: bool = False)
     weights = "those of its last checkpoint"
     if not resumed:
         weights = load_pretrained(model, args.pretrained, args.pretrained_partial == "yes")
-    matcher = model.backbone.group_matcher(coarse=True) if choices["freeze"] else None
-    groups = timm.models.group_parameters(model.backbone, matcher) if matcher else {}
-    for group in sorted(groups)[: choices["freeze"]]:
-        for name in groups[group]:
-            model.backbone.get_parameter(name).requires_grad_(False)
+    freeze(model.backbone, choices["freeze"], args)
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     height, width = choices["resize"]
     say(
@@ -158,6 +155,23 @@ def build_model(args, choices: dict, drawn: bool = False, resumed: bool = False)
         f"input {height} x {width}, weights: {weights}"
     )
     return model
+
+
+def freeze(backbone, count: int, args) -> None:
+    """Freeze the first `count` layer groups. UserError for a --freeze that timm cannot do."""
+    if not count:
+        return
+    if not hasattr(backbone, "group_matcher"):
+        if args.freeze:
+            raise UserError(
+                f"--freeze {count}: timm knows no layer groups of {args.model}; use --freeze 0"
+            )
+        say(f"nothing is frozen: timm knows no layer groups of {args.model}")
+        return
+    groups = timm.models.group_parameters(backbone, backbone.group_matcher(coarse=True))
+    for group in sorted(groups)[:count]:
+        for name in groups[group]:
+            backbone.get_parameter(name).requires_grad_(False)
 
 
 def set_frequency_offsets(model: MaskClassifier, train_frame, args) -> None:

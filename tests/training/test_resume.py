@@ -141,6 +141,17 @@ def test_resume_refuses_data_that_changed(drawn, trained, tmp_path, monkeypatch)
     assert "1 people were removed" in resumed()
 
 
+def test_what_saves_memory_may_be_changed_on_the_way(drawn, trained, tmp_path, monkeypatch, capsys):
+    """As the message on a batch that no longer fits says."""
+    flags = "--model test_vit --resize 160 160 --resume auto".split()
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        stop_at(patched, 3)
+        trained(drawn, tmp_path, "--epochs", "1", *flags)
+    capsys.readouterr()
+    trained(drawn, tmp_path, "--epochs", "1", *flags, "--checkpointing", "yes")
+    assert "activation checkpointing" in capsys.readouterr().out
+
+
 def test_a_finished_run_is_extended_and_an_unfinished_one_is_not(
     drawn, trained, tmp_path, monkeypatch, capsys
 ):
@@ -207,6 +218,8 @@ def test_resume_auto_starts_a_run_that_is_not_there_or_wrote_nothing(
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
             patched.setattr(where, name, interrupt)
             trained(drawn, tmp_path, *flags)
+        assert not (tmp_path / "a").exists()
+    (tmp_path / "a").mkdir()  # what a killed process leaves
     (tmp_path / "a" / ".config.json.0a1b2c3d.part").touch()
     assert trained(drawn, tmp_path, *flags).name == "a"
     assert trained(drawn, tmp_path, "--epochs", "1").name == "a-2"

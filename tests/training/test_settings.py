@@ -3,11 +3,12 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from core import backbone
 from core.errors import UserError
 from core.folders import ROOT
-from training import settings
+from training import settings, startup
 from training.recipes import KNOWN, RECIPES
 
 
@@ -327,3 +328,15 @@ def test_help_shows_the_batch_size_of_that_model(model, shown, capsys):
     text = " ".join(capsys.readouterr().out.split())
     assert f"photos per step on each device (default: {shown})" in text
     assert "dropout probability before the head (default: 0.0)" in text or model == "resnet18"
+
+
+def test_what_timm_cannot_freeze_is_refused_if_asked_for_and_said_if_not(capsys):
+    """PiT, PoolFormer and others have no layer groups; two of them are frozen by default."""
+    backbone = torch.nn.Linear(1, 1)
+    args = settings.parse(["--model", "poolformer_s12", "--freeze", "2"])
+    with pytest.raises(UserError, match=r"--freeze 2: .* poolformer_s12; use --freeze 0"):
+        startup.freeze(backbone, args.freeze, args)
+    args = settings.parse(["--model", "poolformer_s12"])
+    startup.freeze(backbone, 2, args)
+    assert backbone.weight.requires_grad
+    assert "nothing is frozen" in capsys.readouterr().out
