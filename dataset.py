@@ -123,7 +123,7 @@ def read_eval(folder: Path, recursive: bool = False) -> pd.DataFrame:
 
 
 def _listed(frame: pd.DataFrame, table: Path, images: Path) -> list[str]:
-    names, above, paths = Names(images), Names(table.parent), []
+    names, above, paths, missing = Names(images), Names(table.parent), [], []
     for row, name in enumerate(frame["ImageID"]):
         if not stays_inside(name):
             raise UserError(
@@ -131,8 +131,15 @@ def _listed(frame: pd.DataFrame, table: Path, images: Path) -> list[str]:
             )
         path = names.find(name) or above.find(name)  # "images/a.jpg"
         if path is None:
-            raise UserError(f"{table}, row {row + 2}: {images / name[:200]} does not exist")
+            missing.append((row, name[:200]))
         paths.append(str(path))
+    if missing:
+        row, name = missing[0]
+        raise UserError(
+            f"{table}, row {row + 2}: {images / name} does not exist; {len(missing):,} of "
+            f"{len(paths):,} listed photos are missing: add them, or take their rows out of the "
+            "list"
+        )
     left, taken = LeftOut(images), set(paths)
     for entry in listing(images):
         if is_photo(entry.name) and str(images / entry.name) not in taken:

@@ -15,17 +15,17 @@ def apply_corrections(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
     """Apply corrections.csv (`person,field,value[,photo]`) to the frame of photos, not to files.
 
     `person` is a folder, or an id that only one folder has. `field` is gender, age, mask (which
-    needs `photo`) or drop (leaves the person out or, with `photo`, one photo). Raises UserError for
-    an impossible value, an ambiguous id or a contradiction; rows that match nobody are counted in
-    one warning.
+    needs `photo`) or drop (leaves the person out or, with `photo`, one photo). A list of nothing
+    but drops may have the columns `person,drop[,photo]`. Raises UserError for an impossible value,
+    an ambiguous id or a contradiction; rows that match nobody are counted in one warning.
     """
     frame = frame.copy()
-    rows = read_csv(path, ["person", "field", "value"])
+    rows = _rows(path)
     people_of_id = frame.groupby("id")["person"].unique()
     dropped = pd.Series(False, frame.index)
-    done, unmatched = {}, 0
-    for number, row in enumerate(rows.to_dict("records"), start=2):
-        where = f"{path}, row {number}"
+    done, unmatched = {}, []
+    for index, row in zip(rows.index, rows.to_dict("records"), strict=True):
+        where = f"{path}, row {index + 2}"
         who, field = readable(row["person"]), row["field"].lower()
         photo = Path(row.get("photo", "")).stem.lower()
         value = _corrected_value(field, row["value"].lower(), where)
@@ -38,7 +38,7 @@ def apply_corrections(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
         if photo:
             selected &= frame["photo"] == photo
         if not selected.any():
-            unmatched += 1
+            unmatched.append(f"row {index + 2}, {who!r}")
             continue
         key = (frame["person"][selected].iloc[0], field, photo)
         if done.setdefault(key, value) != value:
@@ -48,8 +48,17 @@ def apply_corrections(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
         else:
             frame.loc[selected, field] = value
     if unmatched:
-        say(f"warning: {path}: {unmatched} of {len(rows)} corrections match nobody here")
+        count = f"{len(unmatched)} of {len(rows)} corrections match nobody here"
+        say(f"warning: {path}: {count} (first {unmatched[0]})")
     return _without(frame, dropped, path)
+
+
+def _rows(path: Path) -> pd.DataFrame:
+    rows = read_csv(path, ["person"])
+    if "drop" not in rows or {"field", "value"} & set(rows):
+        return read_csv(path, ["person", "field", "value"])
+    kept = rows["drop"].str.lower().isin(["no", "false", "0"])
+    return rows[~kept].assign(field="drop", value=rows["drop"])
 
 
 def _photos_of(who: str, frame, people_of_id, where: str) -> pd.Series:

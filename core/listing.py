@@ -139,7 +139,8 @@ class Names:
     """Finds the files of a folder by names as people read them.
 
     Where there is none of that name, one that differs in upper and lower case alone, since lists
-    are made on Windows and macOS too, or with backslashes.
+    are made on Windows and macOS too, or with backslashes; or the only photo of that name where the
+    list has no extensions.
     """
 
     def __init__(self, root: Path):
@@ -155,9 +156,10 @@ class Names:
                 return self.root / name
             path = self.root
             for part in PurePosixPath(name).parts:
-                names, folded = self._names(path)
                 wanted = readable(part).strip()
-                path = path / (names.get(wanted) or folded.get(wanted.casefold()) or part)
+                names, folded, stems = self._names(path)
+                found = names.get(wanted) or folded.get(wanted.casefold()) or stems.get(wanted)
+                path = path / (found or part)
             if path.is_file():
                 return path
             slashed = name.replace("\\", "/")
@@ -167,16 +169,24 @@ class Names:
         except OSError:  # too long a name
             return None
 
-    def _names(self, folder: Path) -> tuple[dict[str, str], dict[str, str]]:
-        """The names in a folder by their readable form, and in lower case where that is unique."""
+    def _names(self, folder: Path) -> tuple[dict[str, str], ...]:
+        """The names in a folder by their readable form; in lower case, and those of photos without
+        their extension, where that is unique."""
         if folder not in self.folders:
             stored = [entry.name for entry in os.scandir(folder)] if folder.is_dir() else []
             names = {readable(name).strip(): name for name in stored}
-            counts = Counter(name.casefold() for name in names)
-            folded = {name.casefold(): entry for name, entry in names.items()}
-            alone = {name: entry for name, entry in folded.items() if counts[name] == 1}
-            self.folders[folder] = names, alone
+            photos = [name for name in names if is_photo(name)]
+            folded = _unique((name.casefold(), names[name]) for name in names)
+            stems = _unique((PurePosixPath(name).stem, names[name]) for name in photos)
+            self.folders[folder] = names, folded, stems
         return self.folders[folder]
+
+
+def _unique(pairs) -> dict[str, str]:
+    """A dict of the pairs whose key appears once."""
+    pairs = list(pairs)
+    counts = Counter(key for key, _ in pairs)
+    return {key: value for key, value in pairs if counts[key] == 1}
 
 
 def stays_inside(name: str) -> bool:

@@ -104,6 +104,12 @@ def load_pretrained(model, source: str, partial: bool = False) -> str:
                 + ", or --pretrained_partial yes to train like that"
             )
         what += f", random: {listed}"
+    broken = [name for name, tensor in loaded.named_parameters() if not tensor.isfinite().all()]
+    if broken:
+        raise UserError(
+            f"--pretrained {source}: {len(broken)} of {own} tensors hold NaN or infinity: "
+            f"{_few(broken)}; give other weights"
+        )
     model.backbone.load_state_dict(loaded.state_dict())
     what += f" ({own - len(missing)} of {own} tensors"
     return what + (f"; unused: {_few(unused)})" if unused else ")")

@@ -342,6 +342,21 @@ def test_listed_photos_are_found_whatever_their_names_are_made_of(tmp_path, caps
     assert len(every) == 8
 
 
+def test_ids_without_an_extension_name_the_only_photo_of_that_name(tmp_path):
+    images = tmp_path / "eval" / "images"
+    (images / "sub").mkdir(parents=True)
+    for name in ("a.jpg", "b.v2.png", "sub/c.jpeg", "two.jpg", "two.png", "text.txt"):
+        (images / name).touch()
+    table = tmp_path / "eval" / "info.csv"
+    table.write_text("ImageID,ans\na,0\nb.v2,0\nsub/c,0\n")
+    frame = dataset.read_eval(tmp_path / "eval")
+    assert frame["ImageID"].tolist() == ["a", "b.v2", "sub/c"]
+    assert [Path(path).name for path in frame["path"]] == ["a.jpg", "b.v2.png", "c.jpeg"]
+    table.write_text("ImageID,ans\na,0\ntwo,0\ntext,0\n")
+    with pytest.raises(UserError, match=r"row 3: .*two does not exist; 2 of 3 listed photos are"):
+        dataset.read_eval(tmp_path / "eval")
+
+
 def test_lists_made_on_windows_name_the_same_files(tmp_path):
     images = tmp_path / "eval" / "images"
     (images / "sub").mkdir(parents=True)
@@ -472,6 +487,11 @@ def test_drop_rows_leave_out_people_and_photos(corrected, capsys):
     assert len(frame.loc[BEA]) == 6 and set(frame.loc[BEA, "age"]) == {20}
     assert "leave out 8 photos, all those of 1 people" in capsys.readouterr().out
     assert len(corrected("001,drop", head="person,field,value")) == 21
+    listed = corrected("001,yes,", f"{BEA},1,normal", "003397_male_Asian_20,0,", head=DROPS)
+    assert len(listed) == 4 * 7 - 8
+
+
+DROPS = "person,drop,photo"
 
 
 @pytest.mark.parametrize(
@@ -512,7 +532,7 @@ def test_corrections_without_a_column_are_told(corrected):
 
 def test_rows_that_match_nobody_are_counted_in_one_warning(corrected, capsys):
     frame = corrected("777,age,20,", "888,gender,male,", "001,age,20,", "001,mask,wear,mask9")
-    assert capsys.readouterr().out.count("3 of 4 corrections match nobody") == 1
+    assert capsys.readouterr().out.count("3 of 4 corrections match nobody here (first row 2,") == 1
     assert set(frame.loc[ADA, "age"]) == {20}
 
 

@@ -331,9 +331,9 @@ def check(args) -> None:
             value = getattr(args, key)
             if value is not None and not fits(value):
                 raise UserError(f"--{key} {value}: give {what}")
-    for key in ("resize", "crop"):
-        if min(getattr(args, key) or [1]) < 1:
-            raise UserError(f"--{key}: give a height and a width in pixels")
+    for key, least in (("resize", 8), ("crop", 1)):
+        if min(getattr(args, key) or [least]) < least:
+            raise UserError(f"--{key}: give a height and a width of at least {least} pixels")
     if args.mixup + args.cutmix + args.half_face > 1:
         raise UserError(
             "--mixup, --cutmix and --half_face: give probabilities that sum to 1 at most"

@@ -343,3 +343,11 @@ def test_weights_of_another_model_are_refused(tmp_path):
         load_pretrained(tiny("test_resnet"), str(tmp_path / "vit.pth"))
     with pytest.raises(UserError, match="does not exist"):
         load_pretrained(tiny("test_resnet"), str(tmp_path / "gone.pth"))
+
+
+def test_weights_of_a_training_that_broke_down_are_refused(tmp_path):
+    state = source().state_dict()
+    next(iter(state.values()))[0] = float("nan")
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match="tensors hold NaN or infinity"):
+        load_pretrained(tiny(), str(tmp_path / "w.safetensors"))

@@ -144,6 +144,7 @@ BAD = [
     "--weight_decay nan",
     "--lr inf",
     "--resize 0 10",
+    "--resize 7 8",  # OpenCV drops the dimensions of 1
     "--crop 10 -1",
     "--bands 60 30",
     "--bands 0 30",
