@@ -211,6 +211,7 @@ def loader_alone(args, t, frame) -> tuple[list[float], dict[str, float]]:
             times.append(time.perf_counter() - start)
         return 1000 * statistics.median(times)
 
+    generator = np.random.default_rng(0)
     batch = [(pixels, 0) for pixels in loaded]
     parts = {
         "read the file": each(lambda path: Path(path).read_bytes(), paths),
@@ -218,7 +219,7 @@ def loader_alone(args, t, frame) -> tuple[list[float], dict[str, float]]:
         "(decoding whole, by Pillow)": each(
             lambda path: np.asarray(Image.open(path).convert("RGB")), paths
         ),
-        "augment": each(lambda pixels: augmentation(image=pixels), loaded),
+        "augment": each(lambda pixels: augmentation(pixels, generator), loaded),
         "collate": each(default_collate, [batch] * 5) / len(paths),
     }
     workers = t.photos.loader.num_workers

@@ -88,7 +88,7 @@ def augmentation_section(name: str, augment, frame, generator, count=8, draws=5)
             pixels = load_photo(path, SIZE, CROP)
         except PhotoError:
             continue
-        changed = [augment(image=pixels)["image"] if augment else pixels for _ in range(draws)]
+        changed = [augment(pixels, generator) if augment else pixels for _ in range(draws)]
         rows.append([pixels, *changed])
     note = f"Each row is a photo at {SIZE[0]} x {SIZE[1]}, and {draws} draws of the augmentation."
     return Section(f"Augmentation: {name}", note, figures=[data_figures.photo_rows(rows)])
