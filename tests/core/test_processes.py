@@ -63,8 +63,9 @@ def test_ranks_started_without_torchrun_know_how_many_share_the_machine(tmp_path
     """Else each takes all cores for its loader workers, and all memory for its photos."""
     script = tmp_path / "ranks.py"
     script.write_text(
-        "from core import fabric, processes\n"
-        "print('rank', fabric.launch_ranks('cpu', 2).global_rank, 'of', processes.local_ranks())\n"
+        "import os\nfrom core import fabric, processes\n"
+        "rank = fabric.launch_ranks('cpu', 2).global_rank\n"
+        "os.write(1, f'rank {rank} of {processes.local_ranks()}\\n'.encode())\n"  # in one piece
     )
     environment = {name: text for name, text in os.environ.items() if "LOCAL_WORLD" not in name}
     said = subprocess.run(
