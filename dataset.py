@@ -63,7 +63,7 @@ def read_train(
     if not photos:
         raise UserError(
             f"{images}: no photo found in {len(people)} folders; photos are mask1..mask5, "
-            f"incorrect_mask, normal as jpg, png, heic...; {str(left).partition(': ')[2]}"
+            f"incorrect_mask, normal as jpg, png, heic...; {left}"
         )
     left.warn()
     frame = people.drop(columns="folder").merge(pd.DataFrame(photos), on="person", how="inner")

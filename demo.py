@@ -10,11 +10,11 @@ import argparse
 import logging
 import socket
 import webbrowser
-from pathlib import Path
 
 from core.cli import ArgumentParser, HelpFormatter, run
 from core.errors import UserError
 from core.folders import folder
+from prediction.flags import add_face_detector, add_models
 from prediction.runs import model_files
 
 HOST = "127.0.0.1"
@@ -27,26 +27,7 @@ def parse_args(arguments=None) -> argparse.Namespace:
         formatter_class=HelpFormatter,
         description=__doc__,
     )
-    p.add_argument(
-        "--name", nargs="+", metavar="NAME", help="runs to use, averaged (default: the latest)"
-    )
-    p.add_argument(
-        "--checkpoint",
-        nargs="+",
-        metavar="FILE",
-        help="model files, or one ONNX file, instead of --name",
-    )
-    p.add_argument(
-        "--model_dir",
-        metavar="DIR",
-        help="where runs are (default: SM_CHANNEL_MODEL, SM_MODEL_DIR, else ./model)",
-    )
-    p.add_argument(
-        "--face_detector",
-        type=Path,
-        metavar="FILE",
-        help="ONNX file of another version of YuNet (default: the one included)",
-    )
+    add_face_detector(add_models(p))
     p.add_argument("--port", type=int, default=7860, help="port of the page, on this machine only")
     p.add_argument("--open", action="store_true", help="open the page in the browser")
     return p.parse_args(arguments)

@@ -179,7 +179,7 @@ def main(args) -> int:
         from prediction.export import export
         from prediction.show import photos_in
 
-        photos = photos_in([args.int8], args.recursive) if args.int8 else None
+        photos = photos_in([args.int8], recursive=True) if args.int8 else None
         export(files, Path(args.export), args.tta, args.offsets == "yes", photos)
         return 0
     if args.video:

@@ -1,7 +1,6 @@
 """Prepare data for training: sample set, audit, suspect labels, backgrounds, face crops."""
 
 import argparse
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from core.faces import CROP_MARGIN
 from core.files import atomic, read_json
 from core.folders import DRAWN_MARK, existing_folder
 from core.processes import cores
+from core.progress import progress
 
 FOLDER = {"type": Path, "metavar": "DIR", "help": "train or eval folder"}
 OUT = {"type": Path, "metavar": "OUT", "help": "folder to make"}
@@ -94,22 +94,6 @@ def parse_args(arguments=None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def bar(total, done=0, description="", unit="photo"):
-    """A function that wraps an iterator in a progress bar; silent where stderr is no terminal."""
-    from tqdm import tqdm
-
-    return lambda items: tqdm(
-        items,
-        description,
-        total,
-        initial=done,
-        unit=unit,
-        leave=False,
-        dynamic_ncols=True,
-        disable=not sys.stderr.isatty(),
-    )
-
-
 def needs(package: str) -> None:
     if find_spec(package) is None:
         raise UserError(f"{package} is not installed; 'pip install -r requirements.txt'")
@@ -121,7 +105,7 @@ def audit(args) -> int:
     from preparation.audit import audit, write_findings
 
     folder = existing_folder(args.folder, "DIR")
-    findings, counts = audit(folder, lambda photos, n: bar(n, description="reading")(photos))
+    findings, counts = audit(folder, lambda photos, n: progress(photos, n, "reading", "photo"))
     people = f"{counts['people']:,} people, " if counts["people"] else ""
     common = counts["sizes"].most_common(3)
     sizes = ", ".join(f"{width} x {height} ({n:,})" for (width, height), n in common)
@@ -191,7 +175,7 @@ def crop(args) -> int:
 
 
 def working(rows, total, done):
-    return bar(total, done, "photos")(rows)
+    return progress(rows, total, "photos", "photo", initial=done)
 
 
 def tell(notes: dict, out: Path) -> int:
@@ -229,7 +213,7 @@ def sample(args) -> int:
         args.seed,
         size,
         args.processes or cores(),
-        bar(total, description="generating", unit="person"),
+        lambda people: progress(people, total, "generating", "person"),
     )
     print(
         f"sample set: {total} people with seven photos each, in {args.out}: train, eval and, for "

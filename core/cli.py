@@ -154,35 +154,37 @@ def run(main, args) -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         status = main(args)
-    except UserError as error:
-        if os.environ.get("RANK", "0") != "0":
-            time.sleep(2)  # rank 0 mostly says the same, and torchrun then ends this one
-        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
-        status = 2
-    except ModuleNotFoundError as error:
-        print(f"{Path(sys.argv[0]).name}: {lacking(error.name)}", file=sys.stderr)
-        status = 2
-    except RuntimeError as error:
-        if not lacks_shared_memory(error):
+    except (UserError, ModuleNotFoundError, RuntimeError, OSError) as error:
+        status, line = 2, told(error)
+        if isinstance(error, BrokenPipeError):  # the reader of our output (head, less) has gone
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            status = 1
+        elif line is None:
             raise
-        print(f"{Path(sys.argv[0]).name}: /dev/shm is full; {WAYS_OUT}", file=sys.stderr)
-        status = 2
+        else:
+            if os.environ.get("RANK", "0") != "0":
+                time.sleep(2)  # rank 0 mostly says the same, and torchrun then ends this one
+            print(f"{Path(sys.argv[0]).name}: {line}", file=sys.stderr)
     except SystemExit as stop:
         status = stop.code
-    except BrokenPipeError:  # the reader of our output (head, less) has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 1
-    except OSError as error:
-        if error.errno not in OF_THE_MACHINE:
-            raise
-        what = error.filename or "this machine"
-        print(f"{Path(sys.argv[0]).name}: {what}: {error.strerror}", file=sys.stderr)
-        status = 2
     except KeyboardInterrupt:
         warn_once(f"\n{Path(sys.argv[0]).name}: stopped by Ctrl-C")
         status = 130
     end_ranks(wait=not status)
     sys.exit(status or 0)
+
+
+def told(error: Exception) -> str | None:
+    """What to say of an error that the user or the machine made; None for one of the program."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, ModuleNotFoundError):
+        return lacking(error.name)
+    if isinstance(error, RuntimeError) and lacks_shared_memory(error):
+        return f"/dev/shm is full; {WAYS_OUT}"
+    if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
+        return f"{error.filename or 'this machine'}: {error.strerror}"
+    return None
 
 
 def end_ranks(wait: bool) -> None:

@@ -85,11 +85,11 @@ class LeftOut:
 
     def __str__(self):
         parts = [f"{n:,} {what} (first {self.first[what]})" for what, n in self.counts.items()]
-        return f"warning: {self.folder}: left out {', '.join(parts)}"
+        return f"left out {', '.join(parts)}" if parts else ""
 
     def warn(self) -> None:
         if self.counts:
-            say(str(self))
+            say(f"warning: {self.folder}: {self}")
 
 
 def images_folder(folder: Path) -> Path:
@@ -129,7 +129,7 @@ def photos_in(folder: Path, recursive: bool = False) -> list[Path]:
         if not recursive:
             break
     if not photos:
-        reason = f"; {str(left).partition(': ')[2]}" if left.counts else ""
+        reason = f"; {left}" if left.counts else ""
         raise UserError(f"{folder}: holds no photos{reason}")
     left.warn()
     return sorted(photos)

@@ -44,22 +44,25 @@ def build_parser() -> ArgumentParser:
         metavar="PHOTO",
         help="photos or folders of photos: print predictions instead of writing a submission",
     )
-    for add in (add_models, add_photos, add_video, add_predictions, add_machine):
+    add_models(parser).add_argument(
+        "--model", help="check that the model files hold this architecture"
+    )
+    for add in (add_photos, add_video, add_predictions, add_machine):
         add(parser)
     return parser
 
 
 # fmt: off
-def add_models(parser) -> None:
+def add_models(parser):
     g = parser.add_argument_group("models")
     g.add_argument("--name", nargs="+", action="extend", metavar="NAME",
                    help="runs to use; several, and the folds of one, are averaged "
                    "(default: the latest)")
     g.add_argument("--checkpoint", nargs="+", action="extend", metavar="FILE",
                    help="run folders, model files or ONNX files from anywhere, instead of --name")
-    g.add_argument("--model", help="check that the model files hold this architecture")
     g.add_argument("--model_dir", metavar="DIR",
                    help="where runs are (default: SM_CHANNEL_MODEL, SM_MODEL_DIR, else ./model)")
+    return g
 
 
 def add_photos(parser) -> None:
@@ -74,8 +77,12 @@ def add_photos(parser) -> None:
                    "them the mean of the others (default: fail; with PHOTO, name them and go on)")
     g.add_argument("--crop_faces", action="store_true",
                    help="first crop the face out of each photo, as prepare.py crop does")
-    g.add_argument("--face_detector", type=Path, metavar="FILE",
-                   help="ONNX file of another version of YuNet (default: the one included)")
+    add_face_detector(g)
+
+
+def add_face_detector(group) -> None:
+    group.add_argument("--face_detector", type=Path, metavar="FILE",
+                       help="ONNX file of another version of YuNet (default: the one included)")
 
 
 def add_video(parser) -> None:

@@ -204,6 +204,23 @@ def test_an_onnx_file_writes_the_same_submission(models, portraits, tmp_path):
     assert (tmp_path / "o.csv").read_bytes() == (tmp_path / "run.csv").read_bytes()
 
 
+def test_eight_bits_are_calibrated_on_a_folder_of_people(models, portraits, tmp_path, capsys):
+    for photo in portraits.iterdir():
+        folder = tmp_path / "images" / f"{photo.stem}_male_Asian_20"
+        folder.mkdir(parents=True)
+        (folder / "mask1.png").write_bytes(photo.read_bytes())
+    small = tmp_path / "small.onnx"
+    flags = ["--checkpoint", str(models / "run.onnx"), "--export", str(small), "--int8"]
+    inference.main(inference.parse_args([*flags, str(tmp_path / "images")]))
+    said = capsys.readouterr().out
+    assert said.count("wrote") == 1 and "of the 12 photos get the same class" in said
+    assert small.stat().st_size < 0.8 * (models / "run.onnx").stat().st_size
+    for name, file in (("whole", models / "run.onnx"), ("small", small)):
+        predict(models, portraits, tmp_path, "--checkpoint", file, "--output_name", name)
+    whole, small = (pd.read_csv(tmp_path / f"{name}.csv")["ans"] for name in ("whole", "small"))
+    assert (whole == small).sum() >= 6  # by chance 1 would be the same
+
+
 def test_single_photos_obey_the_flags_of_a_folder(models, portraits, tmp_path, capsys):
     said = {}
     for flags in ((), ("--tta", "flip", "scales"), ("--offsets", "no"), ("--crop_faces",)):
