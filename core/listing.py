@@ -10,10 +10,16 @@ from core.folders import IMAGE_EXTENSIONS
 from core.progress import say
 
 
+# What operating systems and file servers leave behind, beside names that begin with a dot.
+JUNK = {
+    *("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "#recycle"),
+    *("$recycle.bin", "system volume information", "lost+found"),
+}
+
+
 def is_junk(name: str) -> bool:
     """True for what operating systems leave behind: `._x.jpg`, `.DS_Store`, `Thumbs.db`."""
-    system_file = name.lower() in ("thumbs.db", "desktop.ini")
-    return system_file or name.startswith((".", "__MACOSX", "@eaDir"))
+    return name.startswith(".") or name.lower() in JUNK
 
 
 def is_photo(name: str) -> bool:

@@ -9,6 +9,7 @@ import functools
 import importlib
 import os
 import sys
+import warnings
 from io import BytesIO
 from pathlib import Path
 
@@ -24,6 +25,8 @@ JPEG = ("JPEG", "MPO")  # MPO: two JPEGs in one file, of which the first is the 
 ORIENTATION = 0x0112
 
 Image.MAX_IMAGE_PIXELS = None  # Pillow warns at its limit; MAX_PIXELS is an error
+# Damaged EXIF: what can be read of it is used, and the pixels do not depend on it.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 256 << 20  # editors' histories
 
 

@@ -150,8 +150,8 @@ def test_extensions_in_any_case_fewer_photos_and_junk(people):
         "mask6.jpg",
     )
     root = people([ADA], files=files)
-    (root / "images" / ".hidden").mkdir()
-    (root / "images" / "__MACOSX").mkdir()
+    for name in (".hidden", "__MACOSX", "$RECYCLE.BIN", "System Volume Information", "lost+found"):
+        (root / "images" / name).mkdir()
     assert [Path(path).name for path in dataset.read_train(root)["path"]] == [
         "mask1.JPG",
         "mask2.jpeg",

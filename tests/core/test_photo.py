@@ -389,6 +389,17 @@ def test_broken_exif_spoils_no_pixels(tmp_path):
     np.testing.assert_array_equal(load_photo(tmp_path / "photo", stored.shape[:2]), stored)
 
 
+def test_broken_exif_is_read_without_a_warning(tmp_path):
+    exif = b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\x12\x01\x03\0" * 4
+    path = tmp_path / "photo.jpg"
+    Image.new("RGB", (16, 16)).save(path, exif=exif)
+    code = "import sys; from core.photo import read_photo; print(read_photo(sys.argv[1]).shape)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, path], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (done.stdout, done.stderr) == ("(16, 16, 3)\n", "")
+
+
 def test_a_photo_error_is_pickled_whole():
     error = pickle.loads(pickle.dumps(PhotoError("a.jpg", "truncated")))
     assert (error.path, error.reason, str(error)) == ("a.jpg", "truncated", "a.jpg: truncated")
