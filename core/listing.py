@@ -9,7 +9,6 @@ from core.errors import UserError
 from core.folders import IMAGE_EXTENSIONS
 from core.progress import say
 
-
 # What operating systems and file servers leave behind, beside names that begin with a dot.
 JUNK = {
     *("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "#recycle"),
