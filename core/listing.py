@@ -109,6 +109,7 @@ def list_of(folder: Path, name: str) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
+LISTS = ("train.csv", "info.csv")
 NOT_A_FORMAT = "files that are not photos by their names"
 NOT_DESCENDED = "subfolders (read with --recursive)"
 
@@ -126,7 +127,8 @@ def photos_in(folder: Path, recursive: bool = False) -> list[Path]:
                 if not recursive:
                     left.add(NOT_DESCENDED, entry.path)
             elif not is_photo(entry.name):
-                left.add(NOT_A_FORMAT, entry.path)
+                if entry.name not in LISTS:
+                    left.add(NOT_A_FORMAT, entry.path)
             elif not entry.is_file():
                 left.add("broken links", entry.path)
             else:

@@ -8,7 +8,7 @@ import pandas as pd
 from core.errors import UserError
 from core.files import read_csv
 from core.labels import GENDERS, MAX_AGE
-from core.listing import LeftOut, images_folder, is_utf8, list_of, listing, readable
+from core.listing import LISTS, LeftOut, images_folder, is_utf8, list_of, listing, readable
 
 
 def parse_person(folder: str) -> dict | None:
@@ -56,7 +56,7 @@ def _folders_of_people(images: Path, recursive: bool, left: LeftOut) -> dict[str
         for entry in listing(group):
             name, path = readable(entry.name), group / entry.name
             if not entry.is_dir():
-                if name not in ("train.csv", "info.csv"):
+                if name not in LISTS:
                     left.add("files outside the folders of people", path)
             elif recursive and not parse_person(name):
                 groups.append(path)
