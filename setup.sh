@@ -10,6 +10,7 @@
 root=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 requirements=$root/${requirements:-requirements.txt}
 venv=${VENV:-$root/.venv}
+unset PYTHONSAFEPATH  # the scripts import what lies beside them
 
 stop() {
     printf '%s\n' "$1" >&2

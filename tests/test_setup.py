@@ -362,6 +362,12 @@ def test_a_real_python_is_asked_for_versions_the_gpu_and_the_pair(
     )
 
 
+def test_the_scripts_find_what_lies_beside_them(machine):
+    machine.python(met=True)
+    machine.put("python3", PYTHON.replace("ran $*", "${PYTHONSAFEPATH-unset}"))
+    assert machine.run("inference.sh", PYTHONSAFEPATH="1").stdout == "unset\n"
+
+
 def test_train_draws_the_sample_only_without_data_of_ones_own(machine, tmp_path):
     if Path("/opt/ml/input/data/train").is_dir():
         pytest.fail("this machine has SageMaker's folder")
