@@ -55,6 +55,7 @@ def with_requirements(names) -> set[str]:
 def documented() -> list[str]:
     """The packages that docs/entrance.md installs on a small machine."""
     text = (ROOT / "docs" / "entrance.md").read_text(encoding="utf-8")
+    text = text.replace("\\\n", " ")
     return re.search(r"^pip install (.*\bonnxruntime\b.*)$", text, re.M)[1].split()
 
 
