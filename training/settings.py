@@ -356,8 +356,12 @@ def check(args) -> None:
         raise UserError(f"--fold {args.fold}: give --folds K too, and a fold from 0 to K-1")
     if args.attribute and args.head == "joint":
         raise UserError(f"--attribute {args.attribute}: needs --head years or factored")
-    if args.std and min(args.std) <= 0:
-        raise UserError("--std: give numbers above 0")
+    if args.mean and not 0 <= min(args.mean) <= max(args.mean) <= 1:
+        raise UserError("--mean: give numbers from 0 to 1; divide those of pixels up to 255 by 255")
+    if args.std and not 0 < min(args.std) <= max(args.std) <= 1:
+        raise UserError("--std: give numbers above 0, up to 1; divide those of pixels by 255")
+    if args.seed >= 2**32:
+        raise UserError(f"--seed {args.seed}: give a number below 2^32")
 
 
 def keywords(pairs: list[str]) -> dict:
