@@ -46,13 +46,16 @@ MODELS = {
                  "(default: validation macro-F1, from the JSON beside each CSV)"},
     "--method": {"choices": METHODS, "default": "hard", "help": "voting method, see below"},
 }
+OVERWRITE = {"--overwrite": {"action": "store_true", "help":
+             "replace an earlier vote of that name, instead of writing NAME-2.csv"}}
 # command -> one line for the list of commands, what it does, flags
 COMMANDS = {
     "vote": (
         "vote on one class per photo",
         "Write the vote as a submission, and show how far each model agrees with it.",
         {**MODELS, "--output": {"metavar": "FILE", "type": Path, "help":
-                   "the CSV to write (default: vote-METHOD-K.csv beside the first CSV)"}},
+                   "the CSV to write (default: vote-METHOD-K.csv beside the first CSV)"},
+         **OVERWRITE},
     ),
     "members": (
         "show what each model adds",
@@ -66,7 +69,8 @@ COMMANDS = {
                           "help": f"the submission to take the {name} from"}
             for name in ("mask", "gender", "age")},
          "--output": {"metavar": "FILE", "type": Path, "help":
-                      "the CSV to write (default: combined.csv beside the first CSV)"}},
+                      "the CSV to write (default: combined.csv beside the first CSV)"},
+         **OVERWRITE},
     ),
 }
 # fmt: on
@@ -95,22 +99,27 @@ from prediction.words import attribute_probabilities
 OWN = ("vote", "combination")  # kinds of submission that ensemble.py writes
 
 
-def check_output(path: Path) -> None:
-    """UserError unless `path` and what goes beside it are new or written by ensemble.py."""
-    if path.suffix.lower() != ".csv":
-        raise UserError(f"--output {path}: give a name that ends in .csv")
-    for existing in submission.files_of(path)[:3]:
-        if existing.exists() and submission.read_sidecar(path).get("kind") not in OWN:
-            raise UserError(
-                f"--output {path}: {existing} exists and is not a vote; give another name"
-            )
+def output_of(args, default: Path) -> Path:
+    """Where to write: --output or `default`, under the next free name unless --overwrite.
+
+    UserError if it could not be written, or if --overwrite would replace more than a vote.
+    """
+    wanted = args.output or default
+    if wanted.suffix.lower() != ".csv":
+        raise UserError(f"--output {wanted}: give a name that ends in .csv")
+    output = submission.output_path(wanted, args.overwrite)
+    for existing in submission.files_of(output)[:3]:
+        if existing.exists() and submission.read_sidecar(output).get("kind") not in OWN:
+            raise UserError(f"--overwrite: {existing} is not a vote; give another --output")
+    if output != wanted:
+        print(f"{wanted} exists: this one is {output.name} (--overwrite replaces it)")
+    return output
 
 
 def vote(args) -> None:
     """Vote, write the CSV (with json and, for soft, npz) and show how far each model agrees."""
     members = choose(args)
-    output = args.output or args.csv[0].with_name(f"vote-{args.method}-{len(members)}.csv")
-    check_output(output)
+    output = output_of(args, args.csv[0].with_name(f"vote-{args.method}-{len(members)}.csv"))
     photos, ans = read_members(members)
     mean = None
     if args.method == "soft":
@@ -219,8 +228,7 @@ def combine(args) -> None:
     product of the attributes' probabilities is written; else the attributes of each `ans`.
     """
     sources = {"mask": args.mask, "gender": args.gender, "age": args.age}
-    output = args.output or args.mask.with_name("combined.csv")
-    check_output(output)
+    output = output_of(args, args.mask.with_name("combined.csv"))
     photos = pd.Index(submission.read_submission(args.mask)["ImageID"])
     soft = all(path.with_suffix(".npz").is_file() for path in sources.values())
     values, shares = [], []

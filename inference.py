@@ -83,7 +83,7 @@ def predict_photos(args, files: list[Path]) -> int:
     """Print everybody in args.photos and draw them; 1 if a photo could not be read."""
     from core.faces import CROP_MARGIN, FaceDetector
     from prediction.people import PeopleReader
-    from prediction.show import photos_in, print_predictions
+    from prediction.show import Pictures, photos_in, print_predictions
 
     predictor = build_predictor(args, files)
     if predictor.synthetic:
@@ -96,8 +96,8 @@ def predict_photos(args, files: list[Path]) -> int:
         look = PeopleReader(predictor.probabilities, detector, CROP_MARGIN).look_closer
     else:
         look = PeopleReader(predictor.probabilities, detector).look
-    draw = Path(args.draw) if args.draw else None
-    return print_predictions(predictor, photos, look, args.on_error, draw)
+    pictures = Pictures(Path(args.draw), photos, args.overwrite) if args.draw else None
+    return print_predictions(predictor, photos, look, args.on_error, pictures)
 
 
 def predict_video(args, files: list[Path]) -> int:
@@ -180,7 +180,10 @@ def main(args) -> int:
         from prediction.show import photos_in
 
         photos = photos_in([args.int8], recursive=True) if args.int8 else None
-        export(files, Path(args.export), args.tta, args.offsets == "yes", photos)
+        output = Path(args.export)
+        if output.exists() and (not args.overwrite or output.resolve() in map(Path.resolve, files)):
+            raise UserError(f"--export {output}: exists; give another name (or --overwrite)")
+        export(files, output, args.tta, args.offsets == "yes", photos)
         return 0
     if args.video:
         return predict_video(args, files)

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import tempfile
+from itertools import count
 from pathlib import Path
 
 from core.errors import UserError, first_line
@@ -56,6 +57,12 @@ def write_json(path: Path, content: dict) -> None:
             encoding="utf-8",
             errors="backslashreplace",
         )
+
+
+def numbered(path: Path):
+    """Yield NAME.x, NAME-2.x, NAME-3.x ... for `path` NAME.x."""
+    yield path
+    yield from (path.with_name(f"{path.stem}-{n}{path.suffix}") for n in count(2))
 
 
 def read_json(path: Path) -> dict:

@@ -104,7 +104,8 @@ def add_predictions(parser) -> None:
     g.add_argument("--output_name", metavar="NAME",
                    help="name of the submission (default: the runs' names)")
     g.add_argument("--overwrite", action="store_true",
-                   help="replace a submission of that name, instead of writing NAME-2.csv")
+                   help="replace files of that name (submission, pictures, video, export) instead "
+                   "of writing NAME-2")
     g.add_argument("--resume", action="store_true",
                    help="continue the submission that the same command was writing when it was "
                    "stopped (default: start over)")

@@ -1,6 +1,5 @@
 """Predictions for people: words on a terminal, pictures with the prediction below."""
 
-import itertools
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from core import listing
 from core.errors import UserError
-from core.files import atomic
+from core.files import atomic, numbered
 from core.photo import PhotoError, check_photo, read_photo
 from core.processes import cores
 from prediction.words import MASKS, words
@@ -112,15 +111,15 @@ def lines_strip(people: list[tuple], width: int) -> Image.Image:
     return strip
 
 
-def print_predictions(predictor, photos, look, on_error=None, folder: Path | None = None) -> int:
-    """Print the prediction of everybody in `photos` and draw it into `folder`.
+def print_predictions(predictor, photos, look, on_error=None, pictures=None) -> int:
+    """Print the prediction of everybody in `photos` and draw it into `pictures` (a Pictures).
 
     look: photo -> (faces, what the model is given for each), as PeopleReader.look. Of photos that
     cannot be read the reason is printed, with on_error "fallback" beside the mean of the others.
     Returns 1 if there were any and `on_error` is None.
     """
     width = max(columns(str(photo)) for photo in photos)
-    unread, drawn = 0, set()
+    unread = 0
     at_once = len(photos) if on_error == "fallback" else AT_ONCE * predictor.options.batch_size
     for start in range(0, len(photos), at_once):
         some = photos[start : start + at_once]
@@ -142,10 +141,10 @@ def print_predictions(predictor, photos, look, on_error=None, folder: Path | Non
             for number, (_, said) in enumerate(people, 1):
                 which = f"  {number}" * (len(people) > 1)
                 print("  ".join([name + which, *in_columns(said)]) + note)
-            if folder and not note:
-                draw(photo, people, folder / f"{free_name(photo.stem, drawn)}.png")
-    if folder and predictor.is_first:
-        print(f"wrote {len(drawn)} picture{'s' * (len(drawn) != 1)} into {folder}")
+            if pictures and not note:
+                draw(photo, people, pictures.path_for(photo))
+    if pictures and predictor.is_first:
+        print(pictures)
     return int(unread > 0 and on_error is None)
 
 
@@ -190,11 +189,32 @@ def in_columns(said: list[tuple[str, float]]) -> list[str]:
     return [f"{word:<{pad}} {p:4.0%}" for (word, p), pad in zip(said, (21, 6, 11), strict=True)]
 
 
-def free_name(stem: str, taken: set[str]) -> str:
-    """`stem`, or `stem-2` and so on where it is taken; taken from now on."""
-    numbers = itertools.count(2)
-    name = stem
-    while name in taken:
-        name = f"{stem}-{next(numbers)}"
-    taken.add(name)
-    return name
+class Pictures:
+    """Names for the pictures of `photos` in a folder: none twice, and none of a file that exists.
+
+    With `overwrite` files are replaced, but never one of the photos.
+    """
+
+    def __init__(self, folder: Path, photos: list[Path], overwrite: bool = False):
+        self.folder, self.overwrite = folder, overwrite
+        self.photos, self.drawn = {photo.resolve() for photo in photos}, set()
+        self.renamed = []
+
+    def path_for(self, photo: Path) -> Path:
+        wanted = self.folder / f"{photo.stem}.png"
+        path = next(name for name in numbered(wanted) if self.is_free(name))
+        self.drawn.add(path)
+        if wanted not in self.drawn:
+            self.renamed.append(path)
+        return path
+
+    def is_free(self, path: Path) -> bool:
+        replaceable = self.overwrite and path.resolve() not in self.photos
+        return path not in self.drawn and (replaceable or not path.exists())
+
+    def __str__(self):
+        count = len(self.drawn)
+        said = f"wrote {count} picture{'s' * (count != 1)} into {self.folder}"
+        if self.renamed:
+            said += f"; files of these names exist: the first is {self.renamed[0].name}"
+        return said

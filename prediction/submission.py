@@ -11,14 +11,14 @@ import string
 import tempfile
 import zipfile
 import zlib
-from itertools import count, takewhile
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from core.errors import UserError, first_line
-from core.files import atomic, read_csv, read_json, write_json
+from core.files import atomic, numbered, read_csv, read_json, write_json
 from core.labels import CLASSES
 from prediction.words import table
 
@@ -43,15 +43,9 @@ def output_path(path: Path, overwrite: bool) -> Path:
             pass
     except OSError as error:
         raise UserError(
-            f"{path.parent}: cannot be written to ({error.strerror}); give another --output_dir"
+            f"{path.parent}: cannot be written to ({error.strerror}); give another folder"
         ) from None
     return path if overwrite else next(free for free in numbered(path) if not is_taken(free))
-
-
-def numbered(path: Path):
-    """Yield NAME.csv, NAME-2.csv, NAME-3.csv ..."""
-    yield path
-    yield from (path.with_name(f"{path.stem}-{number}.csv") for number in count(2))
 
 
 def is_taken(path: Path) -> bool:
@@ -108,7 +102,8 @@ def read_columns(path: Path) -> tuple[np.ndarray, np.ndarray]:
     frame = read_csv(path, ["ImageID", "ans"])
     if frame.empty:
         raise UserError(f"{path}: has a header but no rows")
-    bad = ~frame["ans"].str.fullmatch(r"\s*0*(\d|1[0-7])\s*").astype(bool)
+    whole = frame["ans"].str.strip().str.replace(r"\.0*$", "", regex=True)  # pandas writes 5.0
+    bad = ~whole.str.fullmatch(r"0*(\d|1[0-7])").astype(bool)
     if bad.any():
         row = int(bad.argmax())
         raise UserError(
@@ -117,7 +112,7 @@ def read_columns(path: Path) -> tuple[np.ndarray, np.ndarray]:
         )
     if (frame["ImageID"] == "").any():
         raise UserError(f"{path}, row {int((frame['ImageID'] == '').argmax()) + 2}: has no ImageID")
-    return frame["ImageID"].to_numpy(object), frame["ans"].astype(np.int8).to_numpy()
+    return frame["ImageID"].to_numpy(object), whole.astype(np.int8).to_numpy()
 
 
 def as_text(ids: np.ndarray) -> pd.Series:

@@ -16,6 +16,7 @@ import numpy as np
 
 from core.errors import UserError
 from core.faces import FaceDetector
+from core.files import numbered
 from prediction.people import PeopleReader
 from prediction.recording import Recorder, TrackTable, annotate, summary
 from prediction.show import MASKS, words
@@ -102,6 +103,28 @@ def stopped_by_signals(finish: bool):
         signal.signal(signal.SIGTERM, before)
 
 
+def output_files(args, wanted: Path, live: bool) -> tuple[Path, Path]:
+    """The CSV and the annotated video: under the next free name unless --overwrite.
+
+    UserError if the video would replace the recording. Those of a camera have the time in their
+    names.
+    """
+
+    def video_of(table: Path) -> Path:
+        return Path(args.draw or table.parent) / f"{table.stem}.mp4"
+
+    def is_free(table: Path) -> bool:
+        return live or args.overwrite or not (table.exists() or video_of(table).exists())
+
+    output = next(filter(is_free, numbered(wanted)))
+    video = video_of(output)
+    if not live and video.exists() and video.samefile(args.video):
+        raise UserError(f"{video}: is the recording; give another --output_name or --draw DIR")
+    if output != wanted:
+        print(f"{wanted.stem} exists: this one is {output.stem} (--overwrite replaces it)")
+    return output, video
+
+
 def main(args, predict, output: Path, progress) -> int:
     """Watch args.video and write `output`, the CSV, and the annotated video beside it.
 
@@ -115,7 +138,7 @@ def main(args, predict, output: Path, progress) -> int:
     reader = PeopleReader(predict, FaceDetector(args.face_detector, THRESHOLD))
     source = open_source(args.video)
     stamp = f"-{datetime.now():%Y%m%d-%H%M%S}" * source.live
-    video = Path(args.draw or output.parent) / f"{output.stem}.mp4"
+    output, video = output_files(args, output, source.live)
     recorder = Recorder(video, source.rate, source.live) if args.draw or not source.live else None
     table = TrackTable(output.with_name(f"{output.stem}{stamp}.csv"), source.live)
     watch = Watch(reader, source.rate, table, recorder, print_event if args.events else None)

@@ -238,12 +238,16 @@ def test_leaderboard_scores_replace_those_of_validation(folder, capsys, name, co
     )
 
 
-def test_earlier_votes_are_left_out_and_written_over(folder, capsys):
+def test_earlier_votes_are_left_out_and_kept_unless_they_may_be_replaced(folder, capsys):
     member(folder, "x", [5] * 3, 0.9)
     vote(*folder.glob("*.csv"), "--output", folder / "vote.csv", "--method", "soft")
     member(folder, "x", [6] * 3, 0.9)
     vote(*folder.glob("*.csv"), "--output", folder / "vote.csv")
-    assert "earlier votes, left out: vote" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "earlier votes, left out: vote" in said and "this one is vote-2.csv" in said
+    assert set(answered(folder / "vote.csv").values()) == {5}
+    assert set(answered(folder / "vote-2.csv").values()) == {6}
+    vote(folder / "x.csv", "--output", folder / "vote.csv", "--overwrite")
     assert set(answered(folder / "vote.csv").values()) == {6}
     assert not (folder / "vote.npz").exists()  # the soft vote's, which is gone
 
@@ -270,9 +274,11 @@ def test_nothing_but_a_vote_is_written_over(folder, taken):
     Path("answers.csv").write_text("ImageID,ans\na.jpg,1\n")
     Path("settings.json").write_text("{}")
     before = {file: file.read_bytes() for file in Path().rglob("*") if file.is_file()}
-    with pytest.raises(UserError, match="exists and is not a vote"):
-        vote(path, "--output", taken)
+    with pytest.raises(UserError, match="is not a vote"):
+        vote(path, "--output", taken, "--overwrite")
     assert {file: file.read_bytes() for file in Path().rglob("*") if file.is_file()} == before
+    vote(path, "--output", taken)
+    assert {file: file.read_bytes() for file in before} == before
 
 
 def broken(folder, what):
@@ -469,7 +475,8 @@ def test_mask_gender_and_age_of_three_models_are_combined(folder, probabilities)
     # a: not worn, male, 60+ (c's row comes first in age); b: as given; c: worn, female, 30 to 59
     assert answered(folder / "combined.csv") == {"a.jpg": 14, "b.jpg": 9, "c.jpg": 4}
     assert (folder / "combined.npz").exists() == probabilities
-    ensemble.combine(ensemble.parse_args(argv))  # an earlier one is replaced
+    ensemble.combine(ensemble.parse_args(argv))
+    assert answered(folder / "combined-2.csv") == answered(folder / "combined.csv")
     vote(folder / "combined.csv", *paths, "--output", "v.csv")
 
 

@@ -129,6 +129,33 @@ def test_photos_of_one_name_in_two_folders_get_two_pictures(models, photos, tmp_
     ]
 
 
+def test_pictures_replace_neither_photos_nor_other_files(models, photos, capsys):
+    (photo,) = photos(1)
+    before = photo.read_bytes()
+    command = [str(photo), "--draw", str(photo.parent), "--checkpoint", str(models[1])]
+    for more in ([], [], ["--overwrite"]):
+        assert inference.main(inference.parse_args([*command, *more])) == 0
+    said = capsys.readouterr().out
+    assert "the first is photo0-2.png" in said and "the first is photo0-3.png" in said
+    assert photo.read_bytes() == before
+    assert {path.name for path in photo.parent.iterdir()} >= {"photo0-2.png", "photo0-3.png"}
+    assert not (photo.parent / "photo0-4.png").exists()
+
+
+def test_an_export_replaces_a_file_only_if_it_may_and_never_the_model(models, tmp_path):
+    output = tmp_path / "a.onnx"
+    output.write_bytes(b"before")
+    command = ["--checkpoint", str(models[0][0]), "--export", str(output)]
+    with pytest.raises(UserError, match="exists; give another name"):
+        inference.main(inference.parse_args(command))
+    assert output.read_bytes() == b"before"
+    inference.main(inference.parse_args([*command, "--overwrite"]))
+    assert output.read_bytes() != b"before"
+    command = ["--checkpoint", str(output), "--export", str(output), "--overwrite"]
+    with pytest.raises(UserError, match="exists"):
+        inference.main(inference.parse_args(command))
+
+
 def test_photos_after_flags_that_take_many_are_photos():
     args = inference.parse_args(["--name", "a", "b", "face.JPG", "x.png"])
     assert (args.name, args.photos) == (["a", "b"], ["face.JPG", "x.png"])

@@ -260,6 +260,7 @@ def walk(tmp_path_factory):
 
 def watch(source, output, **flags):
     args = Namespace(video=str(source), draw=None, events=True, seconds=None, face_detector=None)
+    args.overwrite = False
     for name, value in flags.items():
         setattr(args, name, value)
     return video.main(args, Looks(), output, lambda frames, total: frames)
@@ -291,10 +292,26 @@ def test_an_interrupted_file_leaves_what_was_there(walk, tmp_path):
             yield item
 
     args = Namespace(video=str(walk[0]), draw=None, events=False, seconds=None, face_detector=None)
+    args.overwrite = True
     with pytest.raises(KeyboardInterrupt):
         video.main(args, Looks(), tmp_path / "door.csv", stop)
     assert [path.name for path in tmp_path.iterdir()] == ["door.csv"]
     assert (tmp_path / "door.csv").read_text() == "before"
+
+
+def test_neither_a_recording_nor_earlier_files_are_replaced(walk, tmp_path, capsys):
+    recording = tmp_path / "door.mp4"
+    recording.write_bytes(walk[0].read_bytes())
+    for _ in range(2):
+        watch(recording, tmp_path / "door.csv", seconds=0.5)
+    assert "door exists: this one is door-3" in capsys.readouterr().out
+    names = ["door-2.csv", "door-2.mp4", "door-3.csv", "door-3.mp4", "door.mp4"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    with pytest.raises(UserError, match="is the recording"):
+        watch(recording, tmp_path / "door.csv", overwrite=True)
+    watch(recording, tmp_path / "door-2.csv", overwrite=True, seconds=0.2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert recording.read_bytes() == walk[0].read_bytes()
 
 
 def test_a_camera_that_is_stopped_keeps_everything_and_stores_no_pictures(
