@@ -131,6 +131,8 @@ def _read_plain(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
         return None
     if not content.startswith(b"ImageID,ans\n") or content.translate(None, PLAIN):
         return None
+    if b",-" in content:  # -0 would be a class
+        return None
     ends = np.flatnonzero(np.frombuffer(content, np.uint8) == ord("\n"))
     longest = int(np.diff(ends).max(initial=0))
     if longest > 256 or content.count(b",") != len(ends):  # longer: a fixed width takes much memory

@@ -1,7 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from core.errors import UserError
@@ -100,6 +100,7 @@ rows_near_plain = st.lists(
 )
 
 
+@example(rows=[("1", "-0")], end="\n")
 @given(rows=rows_near_plain, end=st.sampled_from(["\n", "", "\n\n"]))
 def test_the_fast_reader_agrees_with_the_careful_one(tmp_path_factory, rows, end):
     path = tmp_path_factory.mktemp("csv") / "a.csv"
