@@ -7,6 +7,7 @@ import json
 import os
 import re
 import tempfile
+import time
 from itertools import count
 from pathlib import Path
 
@@ -57,6 +58,33 @@ def write_json(path: Path, content: dict) -> None:
             encoding="utf-8",
             errors="backslashreplace",
         )
+
+
+def lock(path: Path, wait: float = 0):
+    """Hold the file `path` for this process: the open file, None if another process holds it still
+    after `wait` seconds.
+
+    The lock lasts until the file is closed or the process ends, however it does. Not by flock,
+    which loader workers would hold for some seconds after a kill. Where a system has no such locks
+    (Windows, some network disks) nobody is kept out.
+    """
+    stream, deadline = Path(path).open("w"), time.monotonic() + wait
+    try:
+        import fcntl
+    except ImportError:
+        return stream
+    while True:
+        try:
+            fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            if time.monotonic() >= deadline:
+                stream.close()
+                return None
+            time.sleep(0.5)
+        except OSError:  # no locks on this disk
+            return stream
+        else:
+            return stream
 
 
 def numbered(path: Path):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from core.errors import UserError
-from core.files import read_json, write_json
+from core.files import lock, read_json, write_json
 from core.labels import CLASSES
 from core.processes import on_rank_zero
 from core.progress import say
@@ -61,7 +61,7 @@ class Journal:
     def __init__(self, folder: Path, job: dict, resume: bool, fabric=None):
         self.folder, self.fabric = folder, fabric
         self.is_first = fabric is None or fabric.is_global_zero
-        self.job, self.streams, self.held = job, {}, []
+        self.job, self.streams, self.lock = job, {}, None
         if fabric is None:
             self.choices = self.open(resume)
         else:
@@ -72,9 +72,13 @@ class Journal:
         choices = {}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.lock()
+            self.lock = lock(self.folder / "lock")
         except OSError as error:
             raise UserError(f"{self.folder}: cannot be written ({error.strerror})") from None
+        if self.lock is None:
+            raise UserError(
+                f"{self.folder}: another process is at work on it; give another --output_name"
+            )
         if resume and exists(self.folder):
             known = read_json(self.folder / "job.json")
             other = [key for key in self.job if known.get("job", {}).get(key) != self.job[key]]
@@ -92,23 +96,6 @@ class Journal:
                 path.unlink()
         self.write(choices)
         return choices
-
-    def lock(self) -> None:
-        """Held until this process ends, however it does; UserError if another one holds it.
-
-        Not by flock, which loader workers would hold for some seconds after a kill.
-        """
-        try:
-            import fcntl
-        except ImportError:  # Windows
-            return
-        self.held.append((self.folder / "lock").open("w"))
-        try:
-            fcntl.lockf(self.held[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            raise UserError(
-                f"{self.folder}: another process is at work on it; give another --output_name"
-            ) from None
 
     def write(self, choices: dict) -> None:
         write_json(self.folder / "job.json", {"job": self.job, "measured": choices})
@@ -161,7 +148,7 @@ class Journal:
 
     def __exit__(self, error, *_) -> None:
         """Keep the folder if the job was interrupted; remove it if it is done."""
-        for stream in [*self.streams.values(), *self.held]:
+        for stream in filter(None, [*self.streams.values(), self.lock]):
             stream.close()
         if self.is_first and error is None:
             shutil.rmtree(self.folder, ignore_errors=True)

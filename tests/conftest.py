@@ -21,6 +21,9 @@ os.environ["OMP_NUM_THREADS"] = (
     "1"  # also of the scripts that tests start: another number would change the bits
 )
 torch.set_num_threads(1)
+# The first backward pass starts autograd's threads, for every kind of device known by then. Export
+# to ONNX adds one, after which a process forked from this one could not train.
+torch.ones(1, requires_grad=True).sum().backward()
 settings.register_profile("tests", deadline=None, max_examples=50)
 settings.load_profile("tests")
 

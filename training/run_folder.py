@@ -13,9 +13,10 @@ import pandas as pd
 import torch
 
 from core.errors import UserError
-from core.files import atomic, read_csv, read_json, write_json
+from core.files import atomic, lock, read_csv, read_json, write_json
 from core.folders import ROOT, safe_name
 from core.listing import readable
+from core.progress import say
 from training.checkpoint import load_checkpoint
 from training.split import read_split, split_people
 
@@ -26,6 +27,8 @@ FREE = {
     *("split", "keep", "report", "patience", "checkpointing", "compile"),
 }
 LABELS = ("mask", "gender", "age")
+PATIENCE = 60  # seconds for another process to end that was asked to stop and is saving
+LOCKS = []  # files that are held until this process ends
 
 
 def open_run(args, frame: pd.DataFrame, model_dir: Path) -> tuple[Path, pd.DataFrame]:
@@ -35,6 +38,8 @@ def open_run(args, frame: pd.DataFrame, model_dir: Path) -> tuple[Path, pd.DataF
     """
     path = model_dir / safe_name(args.name)
     begun = [item for item in (path, *sorted(path.glob("fold-*"))) if has_begun(item)]
+    if args.resume != "no" and path.is_dir():
+        hold(path)
     if args.resume != "no" and begun:
         remove_unfinished(path)
         return path, split_of_run(begun[0], args, frame)
@@ -48,7 +53,23 @@ def open_run(args, frame: pd.DataFrame, model_dir: Path) -> tuple[Path, pd.DataF
         split = split_people(frame, args.seed, args.folds, args.val_ratio)
     if args.resume == "yes" or (args.resume == "auto" and is_bare(path)):
         return path, split  # stopped before anything was written
-    return create(model_dir, args.name), split
+    path = create(model_dir, args.name)
+    hold(path)
+    return path, split
+
+
+def hold(path: Path) -> None:
+    """Keep other processes from training in this run folder; UserError if one is at it."""
+    file = path / ".lock"
+    stream = lock(file)
+    if stream is None:
+        say(f"{path}: another process is training this run; waiting for it to end")
+        stream = lock(file, PATIENCE)
+    if stream is None:
+        raise UserError(
+            f"--resume: another process is training {path.name}; stop it, or let it end"
+        )
+    LOCKS.append(stream)
 
 
 def has_begun(path: Path) -> bool:

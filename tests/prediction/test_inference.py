@@ -155,7 +155,7 @@ def test_a_name_that_is_taken_gets_a_number_unless_it_may_be_replaced(models, po
 
 def test_a_folder_that_cannot_be_written_is_told_before_the_work(models, portraits, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"file/o: cannot be written to .*--output_dir"):
+    with pytest.raises(UserError, match=r"file/o: cannot be written to .*another folder"):
         predict(models, portraits, tmp_path / "file" / "o")
 
 
