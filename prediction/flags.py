@@ -7,6 +7,7 @@ from pathlib import Path
 
 from core.cli import ArgumentParser, HelpFormatter
 from core.folders import IMAGE_EXTENSIONS, folder
+from prediction.options import CHOICES
 from prediction.runs import run_files
 from prediction.tta import VIEWS
 
@@ -133,13 +134,13 @@ def add_machine(parser) -> None:
                    help="GPUs, or processes, that share the photos (default: SM_NUM_GPUS, else 1)")
     g.add_argument("--accelerator", default="auto", choices=("auto", "cpu", "gpu", "cuda", "mps"),
                    help="hardware to predict on")
-    g.add_argument("--precision", default="auto", choices=("auto", "bf16", "fp16", "fp32"),
+    g.add_argument("--precision", default="auto", choices=CHOICES["precision"],
                    help="floating-point precision; auto: fp16 on a GPU, fp32 on a CPU, where bf16 "
                    "is faster but changes up to 4 %% of the predictions")
-    g.add_argument("--layout", default="auto", choices=("auto", "last", "first"),
+    g.add_argument("--layout", default="auto", choices=CHOICES["layout"],
                    help="memory format, channels last or first; auto: last on a GPU and for a few "
                    "photos, else the faster one")
-    g.add_argument("--compile", default="auto", choices=("auto", "yes", "no"),
+    g.add_argument("--compile", default="auto", choices=CHOICES["compile"],
                    help="use torch.compile; auto: on a GPU, for more than 200,000 photos, each "
                    "test-time augmentation counted")
     g.add_argument("--workers", type=int, metavar="N",

@@ -1,33 +1,18 @@
 """The one path from photos to probabilities: `Predictor`."""
 
 import time
-from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from core.errors import UserError
 from core.labels import CLASS_NAMES, CLASSES
 from core.progress import progress
+from prediction.options import Options
 from prediction.runs import files_of
 from prediction.words import table
-
-
-@dataclass(frozen=True)
-class Options:
-    """How models predict; the flags of inference.py have the same names."""
-
-    precision: str
-    tta: list[str] | None
-    offsets: bool
-    batch_size: int
-    layout: str
-    compile: str
-    workers: int | None
-
-    def for_few(self) -> "Options":
-        """For a few photos: nothing is measured first."""
-        return replace(self, layout="last" if self.layout == "auto" else self.layout)
 
 
 class Predictor:
@@ -126,15 +111,16 @@ class Predictor:
     def probabilities(self, photos, on_error="raise") -> np.ndarray:
         """(N, 18) float32, offsets included, averaged over the models.
 
-        photos: a sequence of paths, PIL images or (H, W, 3) uint8 RGB arrays, mixed, of any size.
+        photos: paths, open files, PIL images or (H, W, 3) uint8 RGB arrays, mixed, of any size, in
+        a list or another iterable; TypeError for anything else.
         The class is mask * 6 + gender * 3 + age.
         A photo that cannot be read raises PhotoError, a UserError with `path` and `reason`; with
         on_error="skip" its row is nan.
         """
         if on_error not in ("raise", "skip"):
             raise ValueError(f"on_error is 'raise' or 'skip', not {on_error!r}")
-        check_types(photos)
-        if not len(photos):
+        photos = checked(photos)
+        if not photos:
             return np.zeros((0, CLASSES), np.float32)
         return self.averaged(photos, on_error == "skip")
 
@@ -198,15 +184,21 @@ def common_attribute(descriptions) -> str | None:
     return found.pop()
 
 
-def check_types(photos) -> None:
-    """TypeError for what is no sequence of paths, PIL images and (H, W, 3) uint8 arrays."""
-    if isinstance(photos, str | Path) or hasattr(photos, "convert"):
+def checked(photos) -> list:
+    """The photos as a list; TypeError for what is neither path, file, PIL image nor array."""
+    if isinstance(photos, str | bytes | PathLike) or hasattr(photos, "convert"):
         raise TypeError("photos: give a list, even of one photo")
+    photos = list(photos)
     for number, photo in enumerate(photos):
-        if isinstance(photo, np.ndarray) and (
-            photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3
-        ):
+        if isinstance(photo, np.ndarray):
+            if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3:
+                raise TypeError(
+                    f"photos[{number}]: an array of {photo.dtype} {photo.shape}; "
+                    "give (H, W, 3) uint8, RGB"
+                )
+        elif not (isinstance(photo, str | PathLike | Image.Image) or hasattr(photo, "read")):
             raise TypeError(
-                f"photos[{number}]: an array of {photo.dtype} {photo.shape}; "
-                "give (H, W, 3) uint8, RGB"
+                f"photos[{number}]: {type(photo).__name__}; give a path, an open file (bytes: in "
+                "io.BytesIO), a PIL image or a NumPy array"
             )
+    return photos

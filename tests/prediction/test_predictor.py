@@ -1,11 +1,15 @@
 """One path: the same probabilities for every form of photos and every kind of model file."""
 
+import io
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
 from core import device
+from core.errors import UserError
 from core.photo import PhotoError
 from model import MaskClassifier
 from prediction import Predictor, torch_model
@@ -70,7 +74,30 @@ def test_a_frame_names_class_words_and_probabilities(models, photos):
     assert predictor.predict([]).empty
 
 
-@pytest.mark.parametrize("photo", ["a.jpg", np.zeros((4, 4, 3)), np.zeros((4, 4), np.uint8)])
+@pytest.mark.parametrize(
+    "photo",
+    ["a.jpg", np.zeros((4, 4, 3)), np.zeros((4, 4), np.uint8), None, b"\xff", torch.zeros(1)],
+)
 def test_what_is_no_list_of_photos_is_told(models, photo):
-    with pytest.raises(TypeError, match="photos"):
+    with pytest.raises(TypeError, match="photos") as error:
         Predictor(models).predict(photo if isinstance(photo, str) else [photo])
+    assert len(str(error.value)) < 150
+
+
+def test_photos_come_in_any_iterable_and_from_open_files(models, photos):
+    paths, predictor = photos(3, (64, 48)), Predictor(models)
+    expected = predictor.probabilities(paths)
+    for other in (
+        iter(paths),
+        pd.Series(paths, index=[7, 8, 9]),
+        [io.BytesIO(path.read_bytes()) for path in paths],
+    ):
+        np.testing.assert_array_equal(predictor.probabilities(other), expected)
+
+
+@pytest.mark.parametrize(
+    "option", [{"precision": "int4"}, {"layout": "x"}, {"tta": "flip"}, {"tta": ["a"]}]
+)
+def test_an_option_that_there_is_not_is_told(models, option):
+    with pytest.raises(UserError, match=f"{next(iter(option))} .*: give "):
+        Predictor(models, **option)
