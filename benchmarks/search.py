@@ -76,7 +76,9 @@ def suggest(trial, flag: str, values: list):
 
 
 def flags_of(chosen: dict) -> list[str]:
-    return [word for flag, value in chosen.items() for word in (f"--{flag}", str(value))]
+    """Flags of a trial; of numbers four digits, so that the command can be read and repeated."""
+    texts = {k: f"{v:.4g}" if isinstance(v, float) else str(v) for k, v in chosen.items()}
+    return [word for flag, text in texts.items() for word in (f"--{flag}", text)]
 
 
 def check_space(args) -> None:
