@@ -166,6 +166,8 @@ def parse_args(arguments=None) -> argparse.Namespace:
         ]
         setattr(args, key, [item for item in given if item not in photos] or None)
         args.photos += photos
+    if args.output_name:
+        args.output_name = args.output_name.removesuffix(".csv")
     if args.draw and not (args.photos or args.video):
         parser.error("--draw: name the photos to draw on")
     if args.int8 and not args.export:

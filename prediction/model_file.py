@@ -67,6 +67,8 @@ def read_description(path: Path) -> dict:
         with safe_open(path, framework="numpy") as file:
             description = json.loads(file.metadata()["mask_classifier"])
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError):
+        if path.suffix == ".ckpt":
+            reason = "a checkpoint for --resume; the model is best.safetensors beside it"
         reason = reason or "or only part of one"
         raise UserError(f"{path}: not a model file of this toolkit ({reason})") from None
     return _checked(description, path)

@@ -143,6 +143,17 @@ def test_two_processes_do_not_write_one_submission(tmp_path):
 # ---------------------------------------------------------------------------- names and photos
 
 
+def test_the_name_of_a_submission_may_end_in_csv_and_a_checkpoint_names_the_model(
+    models, portraits, tmp_path
+):
+    predict(models, portraits, tmp_path, "--output_name", "a.csv")
+    assert "a.csv" in contents(tmp_path)
+    checkpoint = tmp_path / "last.ckpt"
+    checkpoint.write_bytes(b"PK\3\4")
+    with pytest.raises(UserError, match=r"for --resume; the model is best\.safetensors"):
+        predict(models, portraits, tmp_path, "--checkpoint", checkpoint)
+
+
 def test_a_name_that_is_taken_gets_a_number_unless_it_may_be_replaced(models, portraits, tmp_path):
     for _ in range(3):
         predict(models, portraits, tmp_path, "--tta")
