@@ -28,7 +28,7 @@ def workers_that_fit(workers: int, batch_bytes: int, required: bool) -> int:
     fitting = min(workers, free // each)
     if fitting == workers:
         return workers
-    need = f"{workers} loader workers need {workers * each / 1e6:,.0f} MB of /dev/shm"
+    need = f"{workers} loader workers need {workers * each / 1e6:,.1f} MB of /dev/shm"
     has = f"{free / 1e6:,.1f} MB is free"
     if required:
         raise UserError(f"--workers {workers}: {need}, {has}; {WAYS_OUT}")
