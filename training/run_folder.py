@@ -59,12 +59,18 @@ def open_run(args, frame: pd.DataFrame, model_dir: Path) -> tuple[Path, pd.DataF
 
 
 def hold(path: Path) -> None:
-    """Keep other processes from training in this run folder; UserError if one is at it."""
+    """Keep other processes from training in this run folder.
+
+    UserError if one is at it, or if the folder cannot be written to.
+    """
     file = path / ".lock"
-    stream = lock(file)
-    if stream is None:
-        say(f"{path}: another process is training this run; waiting for it to end")
-        stream = lock(file, PATIENCE)
+    try:
+        stream = lock(file)
+        if stream is None:
+            say(f"{path}: another process is training this run; waiting for it to end")
+            stream = lock(file, PATIENCE)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written to ({error.strerror})") from None
     if stream is None:
         raise UserError(
             f"--resume: another process is training {path.name}; stop it, or let it end"

@@ -36,3 +36,9 @@ def test_a_run_is_trained_by_one_process_until_that_ends_however_it_does(
         assert "waiting for it to end" in capsys.readouterr().out
         other.kill()
     run_folder.hold(tmp_path)
+
+
+def test_a_run_folder_that_cannot_be_written_to_is_told(tmp_path):
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(UserError, match="cannot be written to"):
+        run_folder.hold(tmp_path)
