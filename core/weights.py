@@ -3,6 +3,7 @@
 import argparse
 import logging
 import pickle
+import warnings
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
@@ -231,7 +232,9 @@ def _torch_load(path: Path):
     except Exception:  # a file in the format before torch 1.6, or none at all: torch.load decides
         unknown = ["argparse.Namespace"]
     ignored = [(_Inert, name) for name in unknown if name != "argparse.Namespace"]
-    with torch.serialization.safe_globals([argparse.Namespace, *ignored]):
+    globals_known = torch.serialization.safe_globals([argparse.Namespace, *ignored])
+    with globals_known, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a TorchScript archive; the error names it
         return torch.load(path, map_location="cpu", weights_only=True)
 
 

@@ -309,12 +309,16 @@ def script() -> bytes:
         (b"\0\1\2 something else", "not written by torch.save|damaged"),
     ],
 )
-def test_a_file_that_holds_no_weights_is_named_for_what_it_is(tmp_path, name, content, said):
+def test_a_file_that_holds_no_weights_is_named_for_what_it_is(
+    tmp_path, recwarn, name, content, said
+):
     (tmp_path / name).write_bytes(content() if callable(content) else content)
+    recwarn.clear()  # those of writing it
     with pytest.raises(UserError, match=f"cannot be read as weights .*({said})"):
         load_pretrained(tiny(), str(tmp_path / name))
     with pytest.raises(UserError, match="download it"):
         load_pretrained(tiny(), f"https://example.com/{name}")
+    assert not [each for each in recwarn if each.category is UserWarning]
 
 
 @pytest.mark.parametrize(
