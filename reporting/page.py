@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import matplotlib.pyplot as plt
 from jinja2 import Environment, FileSystemLoader
 
+from core.errors import UserError
 from core.files import atomic
 from core.photo import open_photo, upright_rgb
 
@@ -106,10 +107,16 @@ def _figure_name(number: int, heading: str) -> str:
 
 
 def _remove_figures(output: Path) -> None:
-    """Remove those of an earlier page, which may have had other sections, and no other file."""
+    """Remove those of an earlier page, which may have had other sections, and no other file.
+
+    UserError if the page there is not a report.
+    """
     page = output / "index.html"
     text = page.read_text(encoding="utf-8", errors="replace") if page.is_file() else ""
-    for number, heading in re.findall(r'<h2 id="s(\d+)">(.*?)</h2>', text):
+    sections = re.findall(r'<h2 id="s(\d+)">(.*?)</h2>', text)
+    if page.exists() and not sections:
+        raise UserError(f"{page}: exists and is not a report; give another --output")
+    for number, heading in sections:
         name = _figure_name(int(number), html.unescape(heading))
         for suffix in ("", *(f"-{n}" for n in range(1, 10))):
             (output / f"{name}{suffix}.png").unlink(missing_ok=True)

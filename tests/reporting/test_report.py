@@ -20,7 +20,7 @@ from prediction import tables
 from prediction.model_file import save_model
 from reporting import findings, run
 from reporting.compare import short_names
-from reporting.page import thumbnail
+from reporting.page import Section, thumbnail, write_page
 from reporting.run import run_page
 from training import log
 
@@ -206,6 +206,16 @@ def test_the_folds_of_a_run_are_drawn_together(a_run):
         "was 0.100 at the first validation and 0.200 at its best, in epoch 2 / 2 of 2. It was still"
         in page
     )
+
+
+def test_a_page_replaces_a_report_and_no_other_page(tmp_path):
+    for _ in range(2):
+        page = write_page(tmp_path, "a", [Section("One")])
+    assert "One" in page.read_text()
+    page.write_text("<h1>my site</h1>")
+    with pytest.raises(UserError, match="is not a report"):
+        write_page(tmp_path, "a", [Section("One")])
+    assert page.read_text() == "<h1>my site</h1>"
 
 
 def test_sentences_say_where_a_run_is_wrong():
