@@ -181,8 +181,10 @@ def main(args) -> int:
 
         photos = photos_in([args.int8], recursive=True) if args.int8 else None
         output = Path(args.export)
-        if output.exists() and (not args.overwrite or output.resolve() in map(Path.resolve, files)):
-            raise UserError(f"--export {output}: exists; give another name (or --overwrite)")
+        if output.exists() and output.resolve() in map(Path.resolve, files):
+            raise UserError(f"--export {output}: is the model itself; give another name")
+        if output.exists() and not args.overwrite:
+            raise UserError(f"--export {output}: exists; give another name, or --overwrite")
         export(files, output, args.tta, args.offsets == "yes", photos)
         return 0
     if args.video:

@@ -26,7 +26,7 @@ ORIENTATION = 0x0112
 
 Image.MAX_IMAGE_PIXELS = None  # Pillow warns at its limit; MAX_PIXELS is an error
 # Damaged EXIF: what can be read of it is used, and the pixels do not depend on it.
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 256 << 20  # editors' histories
 
 

@@ -38,9 +38,8 @@ def open_run(args, frame: pd.DataFrame, model_dir: Path) -> tuple[Path, pd.DataF
     """
     path = model_dir / safe_name(args.name)
     begun = [item for item in (path, *sorted(path.glob("fold-*"))) if has_begun(item)]
-    if args.resume != "no" and path.is_dir():
-        hold(path)
     if args.resume != "no" and begun:
+        hold(path)
         remove_unfinished(path)
         return path, split_of_run(begun[0], args, frame)
     if args.resume == "yes" and not path.is_dir():
@@ -51,9 +50,9 @@ def open_run(args, frame: pd.DataFrame, model_dir: Path) -> tuple[Path, pd.DataF
         split = read_split(Path(args.split), frame)
     else:
         split = split_people(frame, args.seed, args.folds, args.val_ratio)
-    if args.resume == "yes" or (args.resume == "auto" and is_bare(path)):
-        return path, split  # stopped before anything was written
-    path = create(model_dir, args.name)
+    unwritten = args.resume == "auto" and is_bare(path)  # stopped before anything was written
+    if args.resume != "yes" and not unwritten:
+        path = create(model_dir, args.name)
     hold(path)
     return path, split
 

@@ -152,7 +152,7 @@ def test_an_export_replaces_a_file_only_if_it_may_and_never_the_model(models, tm
     inference.main(inference.parse_args([*command, "--overwrite"]))
     assert output.read_bytes() != b"before"
     command = ["--checkpoint", str(output), "--export", str(output), "--overwrite"]
-    with pytest.raises(UserError, match="exists"):
+    with pytest.raises(UserError, match="is the model itself"):
         inference.main(inference.parse_args(command))
 
 
