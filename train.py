@@ -1,4 +1,4 @@
-"""Train one model on a folder of people, or one for each of K folds.
+"""Train one model on a folder of people, or several: one for each of K folds, or of N seeds.
 
     python train.py --data_dir /data/train --name swin             one GPU, or the CPU
     torchrun --standalone --nproc_per_node=8 train.py --devices 8  eight GPUs
@@ -17,6 +17,7 @@ import time
 
 STARTED = time.perf_counter()
 
+import argparse
 import math
 from pathlib import Path
 
@@ -41,7 +42,7 @@ from prediction.predict import to_model
 from training import run_folder
 from training.checkpoint import Checkpoint, State
 from training.data import Data, TrainingPhotos, caches, part, read_photos
-from training.folds import combine_folds
+from training.folds import combine_folds, combine_members
 from training.log import build_logger, epoch_line, log_epoch
 from training.loss_meter import LossMeter
 from training.optimizer import Schedule, build_optimizer
@@ -170,7 +171,8 @@ def share_batch_norms(t: Training) -> None:
 def end_epoch(t: Training, state: State) -> None:
     """Validate the epoch that was trained last; keep the model if it is the best so far.
 
-    With folds the last epoch is kept: people who choose an epoch cannot score it honestly.
+    With folds or members the last epoch is kept: people who choose an epoch cannot score it
+    honestly.
     """
     begun, row = time.perf_counter(), state.rows[-1]
     log_probabilities = ages = None
@@ -185,7 +187,7 @@ def end_epoch(t: Training, state: State) -> None:
     better = not len(frame) or row["macro_f1"] >= state.best.get("macro_f1", 0)
     if better:
         state.best = row
-    kept = better or bool(t.args.folds)
+    kept = better or keeps_last(t.args)
     state.validated = True
 
     def write():
@@ -236,7 +238,12 @@ def train(args, data: Data, fold: int, path: Path, fabric, stop, machine=None):
         if not state.finished:
             state.finished = True
             t.checkpoint.save(state)
-    return state.rows[-1] if args.folds else state.best, t.plan
+    return state.rows[-1] if keeps_last(args) else state.best, t.plan
+
+
+def keeps_last(args) -> bool:
+    """Whether the last epoch is kept, not the best one."""
+    return bool(args.folds or args.members)
 
 
 def begin(t: Training, data: Data, state: State) -> None:
@@ -261,16 +268,22 @@ def is_over(t: Training, state: State) -> bool:
     return since >= t.args.patience
 
 
-def train_folds(args, data: Data, path: Path, fabric, stop) -> dict:
-    """One model a fold in path/fold-0, ...; the score of their out-of-fold predictions."""
-    machine = None
-    for fold in range(args.folds):
-        say(f"\nfold {fold} of {args.folds}")
-        fold_path = path / f"fold-{fold}"
-        on_rank_zero(fabric, lambda path=fold_path: path.mkdir(exist_ok=True))
-        _, plan = train(args, data, fold, fold_path, fabric, stop, machine)
+def train_several(args, data: Data, path: Path, fabric, stop) -> dict:
+    """A model for each fold in path/fold-0, ..., or for each of --members seeds in path/member-0...
+
+    Returns the score of all of them together.
+    """
+    machine, kind, count = None, "fold" if args.folds else "member", args.folds or args.members
+    for number in range(count):
+        say(f"\n{kind} {number} of {count}")
+        own_path = path / f"{kind}-{number}"
+        on_rank_zero(fabric, lambda path=own_path: path.mkdir(exist_ok=True))
+        fold, seed = (number, args.seed) if args.folds else (0, args.seed + number)
+        own = argparse.Namespace(**vars(args) | {"seed": seed})
+        _, plan = train(own, data, fold, own_path, fabric, stop, machine)
         machine = plan.machine
-    return on_rank_zero(fabric, combine_folds, path, args, data.split)
+    combine = combine_folds if args.folds else combine_members
+    return on_rank_zero(fabric, combine, path, args, data.split)
 
 
 def main(args) -> int:
@@ -283,8 +296,9 @@ def main(args) -> int:
         say(f"run {args.name} exists already: this one is {path.name}")
     try:
         stop = Stop(fabric.world_size)
-        if args.folds and args.fold is None:
-            best, where = train_folds(args, data, path, fabric, stop), "out of fold"
+        if args.members or (args.folds and args.fold is None):
+            best = train_several(args, data, path, fabric, stop)
+            where = "out of fold" if args.folds else f"mean of {args.members} members"
         else:
             best, _ = train(args, data, args.fold or 0, path, fabric, stop)
             where = f"epoch {best['epoch']}"

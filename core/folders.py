@@ -26,6 +26,11 @@ IMAGE_EXTENSIONS = {
 DRAWN_MARK = "drawn.json"  # marks the root of a sample set of synthetic faces
 
 
+def run_parts(run: Path) -> list[Path]:
+    """The run folders of a run's folds or of its members; none if it is a single training."""
+    return [*sorted(run.glob("fold-*")), *sorted(run.glob("member-*"))]
+
+
 def data_folder(flag: str | None, channel: str) -> tuple[Path, str]:
     """The folder of photos for `channel` ("train" or "eval") and where the choice came from.
 

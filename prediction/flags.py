@@ -57,7 +57,7 @@ def build_parser() -> ArgumentParser:
 def add_models(parser):
     g = parser.add_argument_group("models")
     g.add_argument("--name", nargs="+", action="extend", metavar="NAME",
-                   help="runs to use; several, and the folds of one, are averaged "
+                   help="runs to use; several, and the folds or members of one, are averaged "
                    "(default: the latest)")
     g.add_argument("--checkpoint", nargs="+", action="extend", metavar="FILE",
                    help="run folders, model files or ONNX files from anywhere, instead of --name")

@@ -21,8 +21,8 @@ class Predictor:
         predictor = Predictor("model/swin")
         predictor.predict(["a.jpg", pil_image, array])
 
-    model: a run folder, a run with folds, a .safetensors or .onnx file, or a list of these, whose
-        probabilities are averaged.
+    model: a run folder, a .safetensors or .onnx file, or a list of these. The probabilities of
+        several, and of the folds or members of a run, are averaged.
     device: auto, cpu, cuda, cuda:1 or mps. precision: auto (fp16 on a GPU, else fp32), fp32, fp16
         or bf16. tta: test-time augmentations (flip, crops, scales), None as in validation.
     offsets: add the class offsets tuned after training. batch_size: halved where it does not fit

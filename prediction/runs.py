@@ -4,7 +4,7 @@ from pathlib import Path
 
 from core.errors import UserError
 from core.files import read_json
-from core.folders import folder, safe_name
+from core.folders import folder, run_parts, safe_name
 from core.progress import say
 
 
@@ -35,13 +35,13 @@ def model_files(args) -> tuple[str, list[Path], float | None]:
             raise UserError(f"--name {name}: no model in {model_dir / name}; {hint}")
         files += found
     score = None
-    if len(names) == 1 and len(files) > 1:  # the out-of-fold score is that of all folds together
+    if len(names) == 1 and len(files) > 1:  # the score of all folds, or members, together
         score = read_json(model_dir / names[0] / "config.json").get("scores", {}).get("macro_f1")
     return "+".join(name.replace("/", "-") for name in names), files, score
 
 
 def files_of(source) -> list[Path]:
-    """The model files of `source`: a run folder, a run with folds, a file, or a list of these.
+    """The model files of `source`: a run folder, with folds or members or not, a file, or a list.
 
     Raises UserError for a folder without a model or a path that does not exist.
     """
@@ -59,6 +59,7 @@ def files_of(source) -> list[Path]:
 
 
 def run_files(run: Path) -> list[Path]:
-    """best.safetensors of a run or, where there is none, of each of its folds."""
-    best = run / "best.safetensors"
-    return [best] if best.is_file() else sorted(run.glob("fold-*/best.safetensors"))
+    """best.safetensors of a run or, where there is none, of each of its folds or members."""
+    files = [folder / "best.safetensors" for folder in (run, *run_parts(run))]
+    found = [file for file in files if file.is_file()]
+    return found[:1] if files[0].is_file() else found

@@ -16,6 +16,7 @@ from PIL import Image
 
 from core.errors import UserError
 from core.files import atomic
+from core.folders import run_parts
 from core.labels import AGES, ATTRIBUTES, CLASSES, age_band, decode
 from core.people import parse_person
 from core.photo import PhotoError, load_photo
@@ -52,8 +53,8 @@ def predictions_of(runs: list[Path]) -> pd.DataFrame:
 
 
 def parts(run: Path) -> list[Path]:
-    """The run folder with predictions of held-out photos, or its folds."""
-    for folders in ([run], sorted(run.glob("fold-*"))):
+    """The run folder with predictions of held-out photos, or its folds or members."""
+    for folders in ([run], run_parts(run)):
         found = [folder for folder in folders if (folder / "val_predictions.csv").is_file()]
         if found:
             return found

@@ -10,10 +10,11 @@ import torch
 
 from core.photo import load_photo
 from prediction.model_file import load_model
+from prediction.runs import run_files
 
 
 def grad_cam(run: Path, paths, classes) -> tuple[tuple | None, str]:
-    """Heat maps of the run's (first fold's) model for the class predicted for each photo.
+    """Heat maps of the run's (first) model for the class predicted for each photo.
 
     Returns ((heat (N, H, W) in 0..1, size, crop), how to read it), or (None, why it is left out).
     """
@@ -22,8 +23,7 @@ def grad_cam(run: Path, paths, classes) -> tuple[tuple | None, str]:
         from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
     except ImportError:
         return None, "Left out: 'pip install grad-cam' adds this figure."
-    files = [run / "best.safetensors", *sorted(run.glob("fold-*/best.safetensors"))]
-    model = load_model(next(file for file in files if file.is_file()))
+    model = load_model(run_files(run)[0])
     size, crop = tuple(model.description["resize"]), model.description["crop"]
     layers = [info["module"] for info in getattr(model.backbone, "feature_info", [])]
     if not layers:

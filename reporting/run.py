@@ -10,7 +10,7 @@ from core import metrics
 from core.errors import UserError
 from core.figures import SHORT, confusion_matrix, contact_sheet
 from core.files import read_json
-from core.folders import folder, safe_name
+from core.folders import folder, run_parts, safe_name
 from prediction.tables import read_predictions
 from reporting import findings, run_figures
 from reporting.gradcam import grad_cam
@@ -27,7 +27,7 @@ class Run:
     """A run's held-out predictions (out-of-fold if it has folds) and what is known about it.
 
     photos: a row each, with person, path, label, ans, confidence and right; epochs: metrics.csv
-    of the run or of each fold; settings: as used, from config.json.
+    of the run or of each fold or member; settings: as used, from config.json.
     """
 
     path: Path
@@ -54,7 +54,7 @@ def main(args) -> int:
 
 
 def run_page(path: Path, output: Path | None = None, photos: int = 24) -> Path:
-    """Write the page on the run in folder `path`, folds taken together; returns the page's path.
+    """Write the page on the run in folder `path`, all its models together; returns the page's path.
 
     photos: how many mistakes to show. UserError if nobody was held out.
     """
@@ -102,7 +102,7 @@ def read_run(path: Path) -> Run:
     photos, log_probabilities = read_predictions(path)
     chosen = log_probabilities[np.arange(len(photos)), photos["ans"]]
     photos = photos.assign(confidence=np.exp(chosen), right=photos["label"] == photos["ans"])
-    files = [path / "metrics.csv", *sorted(path.glob("fold-*/metrics.csv"))]
+    files = [folder / "metrics.csv" for folder in (path, *run_parts(path))]
     settings = {}
     if (path / "config.json").is_file():
         config = read_json(path / "config.json")
@@ -131,7 +131,7 @@ def tiles(run: Run, low: float, high: float) -> list[Tile]:
 
 def learning_section(run: Run):
     if run.epochs:
-        thin = " Thin lines: the folds." if len(run.epochs) > 1 else ""
+        thin = " Thin lines: the folds or members." if len(run.epochs) > 1 else ""
         yield Section(
             "Learning curves",
             "Training loss should fall and macro-F1 (red) rise. If the loss still falls but "

@@ -30,7 +30,8 @@ SCORE_LINES = (
 def learning_curves(tables):
     """Training loss and validation scores by epoch, as two figures (one if nobody was held out).
 
-    tables: metrics.csv of the run, or of each fold: then folds are thin lines, their mean thick.
+    tables: metrics.csv of the run, or of each fold or member: then these are thin lines, their
+    mean a thick one.
     """
     figures = [_loss_curve(tables)]
     if all("macro_f1" in table for table in tables):

@@ -22,6 +22,8 @@ from prediction import Predictor, submission, tables
 from prediction.model_file import read_description
 from training import settings
 
+BEST = "best.safetensors"
+
 
 def answered(drawn, model_dir, output, *flags):
     inference.main(
@@ -184,6 +186,47 @@ def test_folds_keep_their_last_epoch_whatever_it_scores(drawn, trained, tmp_path
     for fold in (run / "fold-0", run / "fold-1"):
         assert pd.read_csv(fold / "metrics.csv")["macro_f1"].tolist() == [0.9, 0.1]
         assert read_description(fold / "best.safetensors")["epoch"] == 2
+
+
+def test_members_are_runs_of_their_own_seeds_and_are_averaged(drawn, trained, tmp_path, capsys):
+    run = trained(drawn, tmp_path, "--members", "2", "--epochs", "1", "--seed", "7", name="both")
+    assert "mean of 2 members" in capsys.readouterr().out
+    assert sorted(path.name for path in run.glob("member-*")) == ["member-0", "member-1"]
+    split = run / "split.csv"
+    for number, seed in enumerate((7, 8)):
+        flags = ("--epochs", "1", "--seed", str(seed), "--split", str(split))
+        alone = load_file(trained(drawn, tmp_path, *flags, name=f"alone{seed}") / BEST)
+        member = load_file(run / f"member-{number}" / BEST)
+        assert all(torch.equal(alone[name], member[name]) for name in alone)
+    table, log_probabilities = tables.read_predictions(run)
+    parts = [tables.read_predictions(run / f"member-{number}") for number in (0, 1)]
+    assert all(part["path"].equals(table["path"]) for part, _ in parts)
+    mean = np.mean([np.exp(values) for _, values in parts], axis=0)
+    assert np.allclose(np.exp(log_probabilities), mean, atol=2e-6)
+    assert np.allclose(table["years"], np.mean([p["years"] for p, _ in parts], axis=0), atol=0.11)
+    answered(drawn, tmp_path, tmp_path / "output", "--name", "both")
+    sidecar = json.loads((tmp_path / "output" / "both.json").read_text())
+    assert len(sidecar["files"]) == 2
+    assert np.isclose(sidecar["macro_f1"], dataset_score(table), atol=1e-9)
+
+
+def test_members_trained_on_everybody_have_no_score(drawn, trained, tmp_path, capsys):
+    run = trained(drawn, tmp_path, "--members", "2", "--epochs", "1", "--val_ratio", "0")
+    assert "macro-F1" not in capsys.readouterr().out.replace("offsets for macro-F1", "")
+    assert not (run / "val_predictions.csv").exists()
+    answered(drawn, tmp_path, tmp_path / "output")  # the latest run
+    sidecar = json.loads((tmp_path / "output" / "a.json").read_text())
+    assert len(sidecar["files"]) == 2 and sidecar.get("macro_f1") is None
+
+
+def test_members_keep_their_last_epoch_whatever_it_scores(drawn, trained, tmp_path, monkeypatch):
+    scores, real = iter([0.9, 0.1] * 2), metrics.score
+    monkeypatch.setattr(
+        metrics, "score", lambda *given: real(*given) | {"macro_f1": next(scores, 0.5)}
+    )
+    run = trained(drawn, tmp_path, "--members", "2", "--epochs", "2")
+    for member in sorted(run.glob("member-*")):
+        assert read_description(member / BEST)["epoch"] == 2
 
 
 def test_an_existing_run_is_left_alone(drawn, trained, tmp_path):

@@ -1,4 +1,5 @@
-"""What the folds of a run make together: out-of-fold predictions, their score, and offsets."""
+"""What the folds of a run make together (out-of-fold predictions, their score, offsets); and what
+its members do (the mean of their predictions, its score)."""
 
 from pathlib import Path
 
@@ -29,6 +30,29 @@ def combine_folds(path: Path, args, split) -> dict:
     if not args.attribute:  # tuning is for the macro-F1 of all 18 classes
         tune_offsets(folds, args, log_probabilities, labels, fold_of_photo)
     write_json(path / "config.json", read_json(folds[0] / "config.json") | {"scores": best})
+    return best
+
+
+def combine_members(path: Path, args, split) -> dict:
+    """Write the mean of the members' predictions on held-out people in `path`; its score.
+
+    An empty score where nobody was held out.
+    """
+    members = [path / f"member-{member}" for member in range(args.members)]
+    write_split(split, path / "split.csv")
+    best = {}
+    if (members[0] / "val_predictions.csv").is_file():
+        predictions = [tables.read_predictions(member) for member in members]
+        frame = predictions[0][0]
+        mean = np.mean([np.exp(log_probabilities) for _, log_probabilities in predictions], axis=0)
+        ages = None
+        if "years" in frame:
+            ages = np.mean([table["years"] for table, _ in predictions], axis=0)
+        tables.write_predictions(path, frame, np.log(mean), ages)
+        best = metrics.score(frame["label"].to_numpy(), mean.argmax(axis=1), args.attribute)
+    config = read_json(members[0] / "config.json")
+    config["settings"]["members"] = args.members  # more than it began with, if it was extended
+    write_json(path / "config.json", config | {"scores": best})
     return best
 
 

@@ -14,7 +14,7 @@ import torch
 
 from core.errors import UserError
 from core.files import atomic, lock, read_csv, read_json, write_json
-from core.folders import ROOT, safe_name
+from core.folders import ROOT, run_parts, safe_name
 from core.listing import readable
 from core.progress import say
 from training.checkpoint import load_checkpoint
@@ -37,11 +37,13 @@ def open_run(args, frame: pd.DataFrame, model_dir: Path) -> tuple[Path, pd.DataF
     For rank 0 alone: two ranks that look at the folder by themselves can see different things.
     """
     path = model_dir / safe_name(args.name)
-    begun = [item for item in (path, *sorted(path.glob("fold-*"))) if has_begun(item)]
+    begun = [item for item in (path, *run_parts(path)) if has_begun(item)]
     if args.resume != "no" and begun:
         hold(path)
         remove_unfinished(path)
-        return path, split_of_run(begun[0], args, frame)
+        split = split_of_run(begun[0], args, frame)
+        recorded_choices(begun[0], args)  # refuses other flags, such as folds where there are none
+        return path, split
     if args.resume == "yes" and not path.is_dir():
         raise UserError(
             f"--resume: there is no run {args.name} in {model_dir}; start it without --resume"
@@ -170,7 +172,8 @@ def digest(frame: pd.DataFrame) -> dict:
 def recorded_choices(path: Path, args) -> dict:
     """The choices of the run in `path`; UserError naming a flag that would make it another run."""
     config = read_json(path / "config.json")
-    added = {"attribute": None}  # flags that a run of the version before cannot have recorded
+    # Flags that a run of the version before cannot have recorded.
+    added = {"attribute": None, "members": None}
     for key, value in (added | config["settings"]).items():
         now = vars(args).get(key)
         if key in FREE or key not in vars(args) or now == value:
@@ -182,6 +185,8 @@ def recorded_choices(path: Path, args) -> dict:
         if key == "offsets" and {now, value} == {"tuned", "yes"}:  # the same, by two names
             continue
         if key == "epochs" and now > value:  # the run is extended, if it is finished
+            continue
+        if key == "members" and now and value and now > value:  # more are added
             continue
         raise UserError(
             f"--resume: the run in {path} had --{key} {value}, now it is {now}; leave it as it "

@@ -63,6 +63,8 @@ FLAGS = {
         ("folds", None, "train K models, each validated on a different K-th of the people",
             {"type": int, "metavar": "K"}),
         ("fold", None, "with --folds: train only fold I (0 to K-1)", {"type": int, "metavar": "I"}),
+        ("members", None, "train N models on the same people, with seeds SEED, SEED + 1, ...; "
+            "inference averages them", {"type": int, "metavar": "N"}),
         ("split", None, "reuse the split.csv of another run", {"metavar": "FILE"}),
         ("bands", [30, 60], "age-band borders of the training labels, in years (upper-exclusive); "
             "scores always use 30 and 60", PAIR | {"metavar": ("LOW", "HIGH")}),
@@ -304,7 +306,7 @@ def _fits(action, value) -> bool:
 
 ABOVE_ZERO = (
     *("epochs", "batch_size", "valid_batch_size", "accumulate", "log_interval", "devices", "nodes"),
-    *("lr_decay_step", "lr", "years_sigma", "save_interval", "thin"),
+    *("lr_decay_step", "lr", "years_sigma", "save_interval", "thin", "members"),
 )
 FROM_ZERO = ("patience", "warmup", "clip", "weight_decay", "freeze", "seed", "keep", "workers")
 BELOW_ONE = ("val_ratio", "ema", "f1_memory", "drop", "smoothing")
@@ -354,14 +356,16 @@ def check(args) -> None:
         raise UserError(f"{flag}: needs people to validate on; give --val_ratio or --folds")
     if args.fold is not None and not (args.folds and 0 <= args.fold < args.folds):
         raise UserError(f"--fold {args.fold}: give --folds K too, and a fold from 0 to K-1")
+    if args.members and args.folds:
+        raise UserError(f"--members {args.members}: goes without --folds; give one of them")
     if args.attribute and args.head == "joint":
         raise UserError(f"--attribute {args.attribute}: needs --head years or factored")
     if args.mean and not 0 <= min(args.mean) <= max(args.mean) <= 1:
         raise UserError("--mean: give numbers from 0 to 1; divide those of pixels up to 255 by 255")
     if args.std and not 0 < min(args.std) <= max(args.std) <= 1:
         raise UserError("--std: give numbers above 0, up to 1; divide those of pixels by 255")
-    if args.seed >= 2**32:
-        raise UserError(f"--seed {args.seed}: give a number below 2^32")
+    if args.seed + (args.members or 1) > 2**32:
+        raise UserError(f"--seed {args.seed}: give a number below 2^32, seeds of --members too")
 
 
 def keywords(pairs: list[str]) -> dict:

@@ -196,10 +196,12 @@ def test_the_page_on_a_run_shows_its_score_and_needs_no_other_file(a_run):
     assert all(Image.open(picture).size[0] > 300 for picture in pictures)
 
 
-def test_the_folds_of_a_run_are_drawn_together(a_run):
-    for fold in range(2):
-        (a_run / f"fold-{fold}").mkdir()
-        (a_run / f"fold-{fold}" / "metrics.csv").write_bytes((a_run / "metrics.csv").read_bytes())
+@pytest.mark.parametrize("part", ["fold", "member"])
+def test_the_parts_of_a_run_are_drawn_together(a_run, part):
+    for number in range(2):
+        folder = a_run / f"{part}-{number}"
+        folder.mkdir()
+        (folder / "metrics.csv").write_bytes((a_run / "metrics.csv").read_bytes())
     (a_run / "metrics.csv").unlink()
     page = run_page(a_run).read_text(encoding="utf-8")
     assert (

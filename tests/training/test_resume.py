@@ -291,6 +291,42 @@ def test_resume_auto_goes_on_with_the_folds_of_a_run_stopped_after_the_first(
     assert (run / "fold-0" / "last.ckpt").stat().st_mtime_ns == first  # not trained again
 
 
+def test_resume_goes_on_with_the_members_of_a_run_stopped_after_the_first(drawn, trained, tmp_path):
+    flags = ("--members", "2", "--epochs", "1")
+    run = trained(drawn, tmp_path, *flags)
+    whole = pd.read_csv(run / "val_predictions.csv")
+    first = (run / "member-0" / "last.ckpt").stat().st_mtime_ns
+    shutil.rmtree(run / "member-1")
+    for name in ("config.json", "split.csv", "val_predictions.csv"):
+        (run / name).unlink()
+    again = trained(drawn, tmp_path, *flags, "--resume")
+    assert again == run
+    assert pd.read_csv(run / "val_predictions.csv").equals(whole)
+    assert (run / "member-0" / "last.ckpt").stat().st_mtime_ns == first  # not trained again
+
+
+def test_resume_adds_members_to_a_run_and_takes_none_away(drawn, trained, tmp_path):
+    flags = ("--epochs", "1", "--members")
+    whole = trained(drawn, tmp_path, *flags, "2", name="whole")
+    run = trained(drawn, tmp_path, *flags, "1")
+    first = (run / "member-0" / "last.ckpt").stat().st_mtime_ns
+    assert trained(drawn, tmp_path, *flags, "2", "--resume") == run
+    assert (run / "member-0" / "last.ckpt").stat().st_mtime_ns == first
+    columns = ["person", "label", "p0", "p17"]
+    tables = [pd.read_csv(path / "val_predictions.csv")[columns] for path in (whole, run)]
+    assert tables[0].equals(tables[1])
+    assert json.loads((run / "config.json").read_text())["settings"]["members"] == 2
+    with pytest.raises(UserError, match="--members 2, now it is 1"):
+        trained(drawn, tmp_path, *flags, "1", "--resume")
+
+
+@pytest.mark.parametrize("flag", ["--folds", "--members"])
+def test_resume_makes_no_folds_or_members_of_a_single_training(drawn, trained, tmp_path, flag):
+    trained(drawn, tmp_path, "--epochs", "1")
+    with pytest.raises(UserError, match=f"had {flag} None, now it is 2"):
+        trained(drawn, tmp_path, "--epochs", "1", flag, "2", "--resume")
+
+
 def test_a_run_of_the_version_before_goes_on(drawn, trained, tmp_path, training_flags):
     """Its checkpoint held one random state and the sums of the losses, its config the flags."""
     flags = ("--epochs", "2", "--drop_ages", "57", "59", "--offsets", "tuned")
