@@ -166,6 +166,17 @@ def test_four_processes_train_folds(ranks, drawn, tmp_path):
     assert "had --devices 4, now it is 2" in said
 
 
+def test_two_processes_train_members(ranks, drawn, tmp_path):
+    status, said = ranks("--members", 2, "--epochs", 1, "--batch_size", 4, name="members", count=2)
+    assert status == 0, said
+    assert "mean of 2 members" in said
+    members = [tmp_path / "members" / f"member-{number}" for number in (0, 1)]
+    one, two = (load_file(member / "best.safetensors") for member in members)
+    assert not torch.equal(one["head.mask.weight"], two["head.mask.weight"])
+    mean = tables.read_predictions(tmp_path / "members")[0]
+    assert len(mean) == len(tables.read_predictions(members[1])[0])
+
+
 def test_compilation_checkpointing_and_several_processes_go_together(
     ranks, monkeypatch, drawn, tmp_path
 ):
