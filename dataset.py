@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from core.corrections import apply_corrections
-from core.errors import UserError
+from core.errors import UserError, counted
 from core.files import read_csv
 from core.labels import MASK_OF_STEM, encode
 from core.listing import (
@@ -135,10 +135,10 @@ def _listed(frame: pd.DataFrame, table: Path, images: Path) -> list[str]:
         paths.append(str(path))
     if missing:
         row, name = missing[0]
+        photos = counted(len(missing), "listed photo is", "listed photos are")
         raise UserError(
-            f"{table}, row {row + 2}: {images / name} does not exist; {len(missing):,} of "
-            f"{len(paths):,} listed photos are missing: add them, or take their rows out of the "
-            "list"
+            f"{table}, row {row + 2}: {images / name} does not exist; {photos} missing (of "
+            f"{len(paths):,}): add them, or take their rows out of the list"
         )
     left, taken = LeftOut(images), set(paths)
     for entry in listing(images):

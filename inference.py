@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from core.cli import run
-from core.errors import UserError
+from core.errors import UserError, counted
 from core.folders import data_folder, existing_folder, folder, is_drawn, safe_name
 from core.progress import progress, say
 from prediction.flags import parse_args
@@ -120,7 +120,7 @@ def predict_folder(args, name: str, files: list[Path], score: float | None) -> i
     output = submission.output_path(wanted, args.overwrite)
     source, chosen = data_folder(args.data_dir, "eval")
     frame = dataset.read_eval(existing_folder(source, chosen), args.recursive)
-    say(f"data: {len(frame):,} photos in {source} ({chosen})")
+    say(f"data: {counted(len(frame), 'photo')} in {source} ({chosen})")
     predictor = build_predictor(args, files)
     check_pairing(predictor, source, chosen)
     job = journal.describe(predictor, frame, args.crop_faces, args.face_detector)
@@ -157,7 +157,7 @@ def write_submission(args, output: Path, frame, probabilities: np.ndarray, about
 
     unread = submission.unread(probabilities)
     if unread.all():
-        raise UserError(f"none of the {len(frame)} photos in {about['photos']} can be read")
+        raise UserError(f"{about['photos']}: holds no photo that can be read")
     unread_names = frame["ImageID"][unread].tolist()
     if args.on_error == "skip":
         frame, probabilities = frame[~unread], probabilities[~unread]
@@ -167,10 +167,10 @@ def write_submission(args, output: Path, frame, probabilities: np.ndarray, about
     if unread_names:
         what = "left out" if args.on_error == "skip" else "given the mean of the others"
         say(
-            f"warning: {len(unread_names)} photos could not be read and were {what}: "
+            f"warning: {counted(len(unread_names), 'photo')} that cannot be read, {what}: "
             f"{submission.few(unread_names)}"
         )
-    say(f"wrote {output} ({len(frame):,} predictions), words and probabilities beside it")
+    say(f"wrote {output} ({counted(len(frame), 'prediction')}), words and probabilities beside it")
 
 
 def main(args) -> int:

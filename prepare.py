@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from core.cli import ArgumentParser, HelpFormatter, add_commands, run
-from core.errors import UserError
+from core.errors import UserError, counted
 from core.faces import CROP_MARGIN
 from core.files import atomic, read_json
 from core.folders import DRAWN_MARK, existing_folder
@@ -180,7 +180,7 @@ def working(rows, total, done):
 
 def tell(notes: dict, out: Path) -> int:
     parts = ", ".join(f"{note} {count:,}" for note, count in sorted(notes.items()))
-    print(f"wrote {sum(notes.values()):,} photos into {out}: {parts}")
+    print(f"wrote {counted(sum(notes.values()), 'photo')} into {out}: {parts}")
     return 0
 
 

@@ -28,7 +28,7 @@ from timm.utils import ModelEmaV3, distribute_bn
 
 from core import memory, processes
 from core.cli import run
-from core.errors import UserError
+from core.errors import UserError, counted
 from core.files import write_json
 from core.folders import folder
 from core.labels import ATTRIBUTES, CLASSES
@@ -264,7 +264,7 @@ def is_over(t: Training, state: State) -> bool:
         return False
     since = len(scores) - 1 - int(np.argmax(scores))  # a tie is no improvement
     if since >= t.args.patience:
-        say(f"stopped early: macro-F1 has not improved for {since} epochs")
+        say(f"stopped early: macro-F1 has not improved for {counted(since, 'epoch')}")
     return since >= t.args.patience
 
 

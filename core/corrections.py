@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from core.errors import UserError
+from core.errors import UserError, counted
 from core.files import read_csv
 from core.labels import GENDERS, MASK_OF_STEM, MASKS, MAX_AGE
 from core.listing import readable
@@ -76,7 +76,8 @@ def _without(frame: pd.DataFrame, dropped: pd.Series, path: Path) -> pd.DataFram
         return frame
     kept = frame[~dropped].reset_index(drop=True)
     people = frame["person"].nunique() - kept["person"].nunique()
-    say(f"{path}: its drop rows leave out {dropped.sum():,} photos, all those of {people:,} people")
+    photos, of_whom = counted(dropped.sum(), "photo"), counted(people, "person", "people")
+    say(f"{path}: its drop rows leave out {photos}; everything of {of_whom}")
     if kept.empty:
         raise UserError(f"{path}: its drop rows leave no photo")
     return kept

@@ -89,7 +89,7 @@ class LeftOut:
         self.first.setdefault(what, readable(os.path.relpath(path, self.folder)))
 
     def __str__(self):
-        parts = [f"{n:,} {what} (first {self.first[what]})" for what, n in self.counts.items()]
+        parts = [f"{what} ({n:,}, first {self.first[what]})" for what, n in self.counts.items()]
         return f"left out {', '.join(parts)}" if parts else ""
 
     def warn(self) -> None:
@@ -111,7 +111,7 @@ def list_of(folder: Path, name: str) -> Path | None:
 
 LISTS = ("train.csv", "info.csv")
 NOT_A_FORMAT = "files that are not photos by their names"
-NOT_DESCENDED = "subfolders (read with --recursive)"
+NOT_DESCENDED = "subfolders that only --recursive reads"
 
 
 def photos_in(folder: Path, recursive: bool = False) -> list[Path]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from core.errors import UserError
+from core.errors import UserError, counted
 from core.files import lock, read_json, write_json
 from core.labels import CLASSES
 from core.processes import on_rank_zero
@@ -112,7 +112,7 @@ class Journal:
             stream.truncate(rows * ROW)  # half a row of a process that was killed
             self.streams[model] = stream
             if rows:
-                say(f"resuming: {rows:,} photos are done already")
+                say(f"resuming: {counted(rows, 'photo is', 'photos are')} done already")
         if self.fabric is not None:
             rows = self.fabric.broadcast(rows)
         return rows, self.choices.get(str(model))

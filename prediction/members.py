@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from core.errors import UserError
+from core.errors import UserError, counted
 from core.files import read_csv, read_json
 from prediction import submission
 
@@ -62,7 +62,8 @@ def choose(args) -> pd.DataFrame:
         members = members.sort_values("score", ascending=False, kind="stable", na_position="last")
     note(f"not among the first {args.top_k}", members["name"][args.top_k :] if args.top_k else [])
     if args.top_k and args.top_k > len(members):
-        print(f"there are {len(members)} CSVs for --top_k {args.top_k}: all of them vote")
+        there = counted(len(members), "CSV")
+        print(f"{there} for --top_k {args.top_k}: all that is there votes")
     members = members[: args.top_k].reset_index(drop=True)
     unscored_names = members["name"][members["score"].isna()]
     if args.method == "weighted" and len(unscored_names):

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from core.errors import UserError, first_line
+from core.errors import UserError, counted, first_line
 from core.files import atomic, numbered, read_csv, read_json, write_json
 from core.labels import CLASSES
 from prediction.words import table
@@ -274,7 +274,7 @@ def read_probabilities(path: Path) -> tuple[np.ndarray, np.ndarray]:
     )  # nan is wrong too
     if wrong.any():
         raise UserError(
-            f"{path}: {wrong.sum()} rows are no probabilities, first that of "
+            f"{path}: {counted(wrong.sum(), 'row')} without probabilities, first that of "
             f"{str(ids[wrong.argmax()])[:80]!r}; they are at least 0 and sum to 1"
         )
     return ids, probabilities

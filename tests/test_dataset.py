@@ -334,7 +334,7 @@ def test_listed_photos_are_found_whatever_their_names_are_made_of(tmp_path, caps
     assert frame["ImageID"].tolist() == [name.strip() for name in NAMES]
     assert [str(images / name) for name in [*stored, "link.jpg"]] == frame["path"].tolist()
     said = capsys.readouterr().out
-    assert "1 photos that info.csv does not list (first other.webp)" in said
+    assert "photos that info.csv does not list (1, first other.webp)" in said
 
     (tmp_path / "eval" / "info.csv").unlink()
     every = dataset.read_eval(tmp_path / "eval", recursive=True)
@@ -353,7 +353,7 @@ def test_ids_without_an_extension_name_the_only_photo_of_that_name(tmp_path):
     assert frame["ImageID"].tolist() == ["a", "b.v2", "sub/c"]
     assert [Path(path).name for path in frame["path"]] == ["a.jpg", "b.v2.png", "c.jpeg"]
     table.write_text("ImageID,ans\na,0\ntwo,0\ntext,0\n")
-    with pytest.raises(UserError, match=r"row 3: .*two does not exist; 2 of 3 listed photos are"):
+    with pytest.raises(UserError, match=r"row 3: .*two does not exist; 2 listed photos are"):
         dataset.read_eval(tmp_path / "eval")
 
 
@@ -393,12 +393,12 @@ def test_what_is_left_out_of_a_train_folder_is_counted_in_one_warning(people, ca
     warning = capsys.readouterr().out
     assert warning.count("\n") == 1
     for part in (
-        "2 files that are not photos by their names (first ",
-        "2 photos of other names",
-        "1 subfolders (read with --recursive)",
-        "1 people without photos (first 9_male_Asian_20)",
-        "1 files outside the folders of people (first readme.txt)",
-        "1 pipes and devices (first ",
+        "files that are not photos by their names (2, first ",
+        "photos of other names",
+        "subfolders that only --recursive reads (1",
+        "people without photos (1, first 9_male_Asian_20)",
+        "files outside the folders of people (1, first readme.txt)",
+        "pipes and devices (1, first ",
     ):
         assert part in warning
     assert "incorrect_mask" in set(dataset.read_train(root, recursive=True)["photo"])
@@ -485,7 +485,7 @@ def test_drop_rows_leave_out_people_and_photos(corrected, capsys):
     frame = corrected("001,drop,yes,", f"{BEA},drop,,normal", f"{BEA},age,20,")
     assert ADA not in frame.index
     assert len(frame.loc[BEA]) == 6 and set(frame.loc[BEA, "age"]) == {20}
-    assert "leave out 8 photos, all those of 1 people" in capsys.readouterr().out
+    assert "leave out 8 photos; everything of 1 person" in capsys.readouterr().out
     assert len(corrected("001,drop", head="person,field,value")) == 21
     listed = corrected("001,yes,", f"{BEA},1,normal", "003397_male_Asian_20,0,", head=DROPS)
     assert len(listed) == 4 * 7 - 8
@@ -632,7 +632,7 @@ def test_a_split_is_read_back_as_written(tmp_path):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("person,fold\n000,0\n", "lacks 1 people of this data set, first '001'"),
+        ("person,fold\n000,0\n", "lacks 1 person of this data set, first '001'"),
         ("person,fold\n000,0\n001,x\n", "not a split"),
         ("person,fold\n000,0\n000,1\n001,1\n", "not a split"),
         ("person\n000\n", "no column 'fold'"),

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from core.errors import UserError
+from core.errors import UserError, counted
 from core.files import atomic, lock, read_csv, read_json, write_json
 from core.folders import ROOT, run_parts, safe_name
 from core.listing import readable
@@ -225,7 +225,7 @@ def split_of_run(path: Path, args, frame: pd.DataFrame) -> pd.DataFrame:
     split["person"] = split["person"].map(readable)
     before, now = set(split["person"]), set(frame["person"])
     changes = [
-        f"{len(people):,} people were {what}, first {sorted(people)[0]!r}"
+        f"{counted(len(people), 'person was', 'people were')} {what}, first {sorted(people)[0]!r}"
         for what, people in (("removed", before - now), ("added", now - before))
         if people
     ]

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from core.errors import UserError
+from core.errors import UserError, counted
 from core.files import atomic, read_csv
 from core.labels import CLASSES, age_band
 from core.listing import readable
@@ -80,9 +80,10 @@ def read_split(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
         )
     unknown = sorted(set(frame["person"]) - set(split["person"]))
     if unknown:
+        people = counted(len(unknown), "person", "people")
         raise UserError(
-            f"{path}: lacks {len(unknown)} people of this data set, first {unknown[0]!r}; "
-            "take another split or leave --split out"
+            f"{path}: lacks {people} of this data set, first {unknown[0]!r}; take another split or "
+            "leave --split out"
         )
     split["fold"] = split["fold"].astype(int)
     return split[split["person"].isin(set(frame["person"]))].reset_index(drop=True)

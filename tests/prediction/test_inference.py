@@ -175,10 +175,10 @@ def test_photos_in_subfolders_are_counted_or_taken(models, portraits, tmp_path, 
         (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
         os.link(portraits / "a.png", tmp_path / "photos" / name)
     (tmp_path / "photos" / "two" / "notes.txt").touch()
-    with pytest.raises(UserError, match=r"holds no photos; .*2 subfolders \(.*--recursive"):
+    with pytest.raises(UserError, match=r"holds no photos; .*subfolders .*--recursive reads \(2"):
         predict(models, tmp_path / "photos", tmp_path / "o")
     predict(models, tmp_path / "photos", tmp_path / "o", "--recursive")
-    assert "left out 1 files that are not photos" in capsys.readouterr().out
+    assert "left out files that are not photos" in capsys.readouterr().out
     frame = submission.read_submission(tmp_path / "o" / "run.csv")
     assert list(frame["ImageID"]) == ["one/a.png", "two/a.png", "two/deep/b.png"]
     args = ["--checkpoint", str(models / "run.onnx"), str(tmp_path / "photos"), "--recursive"]

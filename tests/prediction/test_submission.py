@@ -200,9 +200,9 @@ ROWS = np.full((2, CLASSES), 1 / CLASSES, np.float32)
         ({"ImageID": [1, 2], "probabilities": ROWS}, "expected text (N,)"),
         (
             {"ImageID": ["a", "b"], "probabilities": ROWS * np.array([[1], [2]])},
-            "1 rows are no probabilities, first that of 'b'",
+            "1 row without probabilities, first that of 'b'",
         ),
-        ({"ImageID": ["a", "b"], "probabilities": ROWS * np.nan}, "2 rows are no probabilities"),
+        ({"ImageID": ["a", "b"], "probabilities": ROWS * np.nan}, "2 rows without probabilities"),
         (
             {"ImageID": np.array(["a", "b"], dtype=object), "probabilities": ROWS},
             "cannot be read as npz",
