@@ -43,7 +43,7 @@ from training import run_folder
 from training.checkpoint import Checkpoint, State
 from training.data import Data, TrainingPhotos, caches, part, read_photos
 from training.folds import combine_folds, combine_members
-from training.log import build_logger, epoch_line, log_epoch
+from training.log import build_logger, close, epoch_line, log_epoch
 from training.loss_meter import LossMeter
 from training.optimizer import Schedule, build_optimizer
 from training.split import write_split
@@ -238,6 +238,8 @@ def train(args, data: Data, fold: int, path: Path, fabric, stop, machine=None):
         if not state.finished:
             state.finished = True
             t.checkpoint.save(state)
+    if t.logger:
+        close(t.logger)
     return state.rows[-1] if keeps_last(args) else state.best, t.plan
 
 

@@ -229,6 +229,36 @@ def test_members_keep_their_last_epoch_whatever_it_scores(drawn, trained, tmp_pa
         assert read_description(member / BEST)["epoch"] == 2
 
 
+class Wandb:
+    """As pytorch_lightning's logger: a new one goes on with a W&B run that is not finished."""
+
+    seen, now = [], None
+
+    def __init__(self, name, group, save_dir):
+        if Wandb.now is None:
+            Wandb.now = [name, group, []]
+            Wandb.seen.append(Wandb.now)
+        self.experiment = self
+
+    def finish(self):
+        Wandb.now = None
+
+    def log_metrics(self, _, step):
+        Wandb.now[2].append(step)
+
+    def log_image(self, *_, **__):
+        pass
+
+
+def test_each_fold_is_a_run_of_its_own_in_weights_and_biases(drawn, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr("pytorch_lightning.loggers.WandbLogger", Wandb)
+    monkeypatch.setattr(settings, "find_spec", lambda name: name)
+    trained(drawn, tmp_path, "--folds", "2", "--epochs", "2", "--logger", "wandb")
+    trained(drawn, tmp_path, "--epochs", "1", "--logger", "wandb", name="b")
+    folds = [["a-fold-0", "a", [1, 2]], ["a-fold-1", "a", [1, 2]]]
+    assert Wandb.seen == [*folds, ["b", None, [1]]]
+
+
 def test_an_existing_run_is_left_alone(drawn, trained, tmp_path):
     first = trained(drawn, tmp_path, "--epochs", "1")
     before = {path: path.read_bytes() for path in first.rglob("*") if path.is_file()}

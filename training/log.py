@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from core.folders import run_parts
 from core.labels import ATTRIBUTES
 
 
@@ -26,8 +27,18 @@ def build_logger(name: str, path: Path):
     if name == "wandb":
         from pytorch_lightning.loggers import WandbLogger
 
-        return WandbLogger(name=path.name, save_dir=path)
+        run = [path.parent.name] if path in run_parts(path.parent) else []
+        name = "-".join([*run, path.name])
+        return WandbLogger(name=name, group=run[0] if run else None, save_dir=path)
     return None
+
+
+def close(logger) -> None:
+    """End the logger's run: W&B would log the next fold of this process into it too."""
+    if hasattr(logger, "log_image"):  # wandb
+        logger.experiment.finish()
+    else:
+        logger.finalize("success")
 
 
 def log_epoch(logger, row: dict, frame, log_probabilities) -> None:
