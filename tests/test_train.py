@@ -232,12 +232,12 @@ def test_members_keep_their_last_epoch_whatever_it_scores(drawn, trained, tmp_pa
 class Wandb:
     """As pytorch_lightning's logger: a new one goes on with a W&B run that is not finished."""
 
-    seen, now = [], None
+    seen, now = {}, None
 
-    def __init__(self, name, group, save_dir):
+    def __init__(self, name, group, id, resume, save_dir):
+        assert resume == "allow"
         if Wandb.now is None:
-            Wandb.now = [name, group, []]
-            Wandb.seen.append(Wandb.now)
+            Wandb.now = Wandb.seen.setdefault(id, [name, group, []])
         self.experiment = self
 
     def finish(self):
@@ -250,13 +250,17 @@ class Wandb:
         pass
 
 
-def test_each_fold_is_a_run_of_its_own_in_weights_and_biases(drawn, trained, tmp_path, monkeypatch):
+def test_each_fold_is_one_run_in_weights_and_biases_resumed_or_not(
+    drawn, trained, tmp_path, monkeypatch
+):
     monkeypatch.setattr("pytorch_lightning.loggers.WandbLogger", Wandb)
     monkeypatch.setattr(settings, "find_spec", lambda name: name)
-    trained(drawn, tmp_path, "--folds", "2", "--epochs", "2", "--logger", "wandb")
-    trained(drawn, tmp_path, "--epochs", "1", "--logger", "wandb", name="b")
+    flags = ("--logger", "wandb", "--epochs")
+    trained(drawn, tmp_path, *flags, "2", "--folds", "2")
+    trained(drawn, tmp_path, *flags, "1", name="b")
+    trained(drawn, tmp_path, *flags, "3", "--resume", name="b")
     folds = [["a-fold-0", "a", [1, 2]], ["a-fold-1", "a", [1, 2]]]
-    assert Wandb.seen == [*folds, ["b", None, [1]]]
+    assert list(Wandb.seen.values()) == [*folds, ["b", None, [1, 2, 3]]]
 
 
 def test_an_existing_run_is_left_alone(drawn, trained, tmp_path):

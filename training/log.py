@@ -1,5 +1,6 @@
 """What a run logs: the epoch line, TensorBoard or Weights & Biases."""
 
+import secrets
 from pathlib import Path
 
 from core.folders import run_parts
@@ -29,7 +30,11 @@ def build_logger(name: str, path: Path):
 
         run = [path.parent.name] if path in run_parts(path.parent) else []
         name = "-".join([*run, path.name])
-        return WandbLogger(name=name, group=run[0] if run else None, save_dir=path)
+        known = path / ".wandb"  # W&B's name of the run, for when it is resumed
+        if not known.is_file():
+            known.write_text(secrets.token_hex(8))
+        more = {"id": known.read_text(), "resume": "allow", "group": run[0] if run else None}
+        return WandbLogger(name=name, save_dir=path, **more)
     return None
 
 
