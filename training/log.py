@@ -30,7 +30,7 @@ def build_logger(name: str, path: Path):
 
         run = [path.parent.name] if path in run_parts(path.parent) else []
         name = "-".join([*run, path.name])
-        known = path / ".wandb"  # W&B's name of the run, for when it is resumed
+        known = path / ".wandb-id"  # W&B's name of the run, for when it is resumed
         if not known.is_file():
             known.write_text(secrets.token_hex(8))
         more = {"id": known.read_text(), "resume": "allow", "group": run[0] if run else None}
