@@ -154,8 +154,7 @@ def train(training: str, seed: int, args) -> float:
         "--logger": ["csv"],
         "--report": ["no"],
     }
-    if args.folds or training != "best":  # best has folds of its own
-        own |= {"--folds": [args.folds]} if args.folds else {"--val_ratio": [0]}
+    own |= {"--folds": [args.folds]} if args.folds else {"--val_ratio": [0]}
     words = [*args.common, *RECIPES[training].split()]
     words += [str(word) for flag, values in own.items() for word in (flag, *values)]
     script("train.py", *later_wins(words), threads=max(1, cores() // args.jobs))

@@ -270,7 +270,10 @@ def children(pid: int) -> list[int]:
 
 
 def place(path: Path) -> str:
-    """Where the last checkpoint in `path` is, after checking that every file there is whole."""
+    """Where the last checkpoint in `path` is, after checking that every file there is whole.
+
+    Hidden files are what a killed process was writing.
+    """
     import json
 
     import pandas as pd
@@ -278,11 +281,11 @@ def place(path: Path) -> str:
 
     from prediction.model_file import load_model
 
-    for file in path.glob("*.json"):
+    for file in path.glob("[!.]*.json"):
         json.loads(file.read_text(encoding="utf-8"))
-    for file in path.glob("*.csv"):
+    for file in path.glob("[!.]*.csv"):
         pd.read_csv(file)
-    for file in path.glob("*.safetensors"):
+    for file in path.glob("[!.]*.safetensors"):
         load_model(file)
     if not (path / "last.ckpt").is_file():
         return "before the first checkpoint"
