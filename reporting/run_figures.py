@@ -61,7 +61,7 @@ def _score_curves(tables):
         axis.annotate(text, last, (8, 0), textcoords="offset points", **style)
     axis.set(title="Validation macro-F1 and accuracies", ylim=(0, 1.04))
     _spread(axis)
-    if len(tables) == 1:  # each fold saves an epoch of its own
+    if len(tables) == 1:  # folds and members keep their last epoch
         best = tables[0].loc[tables[0]["macro_f1"].idxmax()]
         point = (best["epoch"], best["macro_f1"])
         axis.plot(*point, "o", markersize=11, markerfacecolor="none", color=RED)
