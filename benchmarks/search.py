@@ -86,8 +86,10 @@ def check_space(args) -> None:
     for flag, values in args.space.items():
         for value in values:
             chosen = settings.parse_or_exit([*args.common, *flags_of({flag: value})])
-    if chosen.folds or not chosen.val_ratio:
-        raise UserError("search on one split with people to validate on, without --folds")
+    if chosen.folds or chosen.members or not chosen.val_ratio:
+        raise UserError(
+            "search on one split with people to validate on, without --folds or --members"
+        )
 
 
 def train(trial, args) -> float:

@@ -86,6 +86,7 @@ def test_what_was_running_when_a_search_was_killed_is_trained_again(search):
         (["lr=a..b"], "numbers"),
         (["lr=1..0.1"], "lower number first"),
         (["drop=0..0.5", "--", "--folds", "3"], "without --folds"),
+        (["drop=0..0.5", "--", "--members", "3"], "without --folds or --members"),
         (["lr=0.6..0.9"], "no training succeeds"),
     ],
 )
