@@ -138,7 +138,7 @@ def test_resume_refuses_data_that_changed(drawn, trained, tmp_path, monkeypatch)
     remove_a_photo(data)
     assert "photos were added or removed" in resumed()
     remove_people(data)
-    assert "1 people were removed" in resumed()
+    assert "1 person was removed" in resumed()
 
 
 def test_what_saves_memory_may_be_changed_on_the_way(drawn, trained, tmp_path, monkeypatch, capsys):
