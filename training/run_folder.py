@@ -43,6 +43,12 @@ def open_run(args, frame: pd.DataFrame, model_dir: Path) -> tuple[Path, pd.DataF
         remove_unfinished(path)
         split = split_of_run(begun[0], args, frame)
         recorded_choices(begun[0], args)  # refuses other flags, such as folds where there are none
+        members = len(list(path.glob("member-*")))
+        if args.members and members > args.members:  # added later: the first does not know of them
+            raise UserError(
+                f"--resume: the run in {path} had --members {members}, now it is {args.members}; "
+                "leave it as it was, or start another run with --config"
+            )
         return path, split
     if args.resume == "yes" and not path.is_dir():
         raise UserError(

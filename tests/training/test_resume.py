@@ -316,8 +316,11 @@ def test_resume_adds_members_to_a_run_and_takes_none_away(drawn, trained, tmp_pa
     tables = [pd.read_csv(path / "val_predictions.csv")[columns] for path in (whole, run)]
     assert tables[0].equals(tables[1])
     assert json.loads((run / "config.json").read_text())["settings"]["members"] == 2
-    with pytest.raises(UserError, match="--members 2, now it is 1"):
-        trained(drawn, tmp_path, *flags, "1", "--resume")
+    for interrupted in (False, True):  # then only member-0 tells, which was begun as the only one
+        if interrupted:
+            (run / "config.json").unlink()
+        with pytest.raises(UserError, match="--members 2, now it is 1"):
+            trained(drawn, tmp_path, *flags, "1", "--resume")
 
 
 @pytest.mark.parametrize("flag", ["--folds", "--members"])
