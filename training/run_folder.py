@@ -24,7 +24,7 @@ from training.split import read_split, split_people
 FREE = {
     *("resume", "name", "model_dir", "config", "recipe", "workers", "cache", "log_interval"),
     *("logger", "save_interval", "check_photos", "on_error", "valid_batch_size", "data_dir"),
-    *("split", "keep", "report", "patience", "checkpointing", "compile"),
+    *("split", "keep", "report", "patience", "checkpointing", "compile", "members"),
 }
 LABELS = ("mask", "gender", "age")
 PATIENCE = 60  # seconds for another process to end that was asked to stop and is saving
@@ -43,9 +43,9 @@ def open_run(args, frame: pd.DataFrame, model_dir: Path) -> tuple[Path, pd.DataF
         remove_unfinished(path)
         split = split_of_run(begun[0], args, frame)
         recorded_choices(begun[0], args)  # refuses other flags, such as folds where there are none
-        members = len(list(path.glob("member-*")))
-        if args.members and members > args.members:  # added later: the first does not know of them
-            raise UserError(
+        members = len(list(path.glob("member-*"))) or None
+        if bool(members) != bool(args.members) or (members and members > args.members):
+            raise UserError(  # more may be added
                 f"--resume: the run in {path} had --members {members}, now it is {args.members}; "
                 "leave it as it was, or start another run with --config"
             )
@@ -178,8 +178,7 @@ def digest(frame: pd.DataFrame) -> dict:
 def recorded_choices(path: Path, args) -> dict:
     """The choices of the run in `path`; UserError naming a flag that would make it another run."""
     config = read_json(path / "config.json")
-    # Flags that a run of the version before cannot have recorded.
-    added = {"attribute": None, "members": None}
+    added = {"attribute": None}  # flags that a run of the version before cannot have recorded
     for key, value in (added | config["settings"]).items():
         now = vars(args).get(key)
         if key in FREE or key not in vars(args) or now == value:
@@ -191,8 +190,6 @@ def recorded_choices(path: Path, args) -> dict:
         if key == "offsets" and {now, value} == {"tuned", "yes"}:  # the same, by two names
             continue
         if key == "epochs" and now > value:  # the run is extended, if it is finished
-            continue
-        if key == "members" and now and value and now > value:  # more are added
             continue
         raise UserError(
             f"--resume: the run in {path} had --{key} {value}, now it is {now}; leave it as it "

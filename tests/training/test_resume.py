@@ -274,35 +274,22 @@ def test_a_run_goes_on_without_its_pretrained_weights_and_on_another_device(
     assert_same_end(whole, trained(drawn, tmp_path, *flags, "--resume", name="cut"))
 
 
-def test_resume_auto_goes_on_with_the_folds_of_a_run_stopped_after_the_first(
-    drawn, trained, tmp_path
+@pytest.mark.parametrize("part", ["fold", "member"])
+def test_resume_auto_goes_on_with_the_parts_of_a_run_stopped_after_the_first(
+    drawn, trained, tmp_path, part
 ):
-    flags = ("--folds", "2", "--epochs", "1", "--resume", "auto")
+    flags = (f"--{part}s", "2", "--epochs", "1", "--resume", "auto")
     run = trained(drawn, tmp_path, *flags)
     whole = pd.read_csv(run / "val_predictions.csv")
-    first = (run / "fold-0" / "last.ckpt").stat().st_mtime_ns
-    shutil.rmtree(run / "fold-1")
+    first = (run / f"{part}-0" / "last.ckpt").stat().st_mtime_ns
+    shutil.rmtree(run / f"{part}-1")
     for name in ("config.json", "split.csv", "val_predictions.csv"):
         (run / name).unlink()
     again = trained(drawn, tmp_path, *flags)
     assert again == run
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["a"]
     assert pd.read_csv(run / "val_predictions.csv").equals(whole)
-    assert (run / "fold-0" / "last.ckpt").stat().st_mtime_ns == first  # not trained again
-
-
-def test_resume_goes_on_with_the_members_of_a_run_stopped_after_the_first(drawn, trained, tmp_path):
-    flags = ("--members", "2", "--epochs", "1")
-    run = trained(drawn, tmp_path, *flags)
-    whole = pd.read_csv(run / "val_predictions.csv")
-    first = (run / "member-0" / "last.ckpt").stat().st_mtime_ns
-    shutil.rmtree(run / "member-1")
-    for name in ("config.json", "split.csv", "val_predictions.csv"):
-        (run / name).unlink()
-    again = trained(drawn, tmp_path, *flags, "--resume")
-    assert again == run
-    assert pd.read_csv(run / "val_predictions.csv").equals(whole)
-    assert (run / "member-0" / "last.ckpt").stat().st_mtime_ns == first  # not trained again
+    assert (run / f"{part}-0" / "last.ckpt").stat().st_mtime_ns == first  # not trained again
 
 
 def test_resume_adds_members_to_a_run_and_takes_none_away(drawn, trained, tmp_path):
