@@ -1,5 +1,7 @@
 """Recipes: named sets of flags; the defaults that depend on the model. No slow imports."""
 
+BATCH_SIZE = 32  # but for transformers
+
 RECIPES = {
     # What train.sh runs with the user's own data: the defaults, chosen by docs/accuracy.md.
     "default": {},
@@ -81,11 +83,19 @@ def is_transformer(args) -> bool:
 
 
 def learning_rates(args) -> dict:
-    """Default peak learning rate and weight decay for the optimizer and the model in `args`."""
-    if "sgd" in args.optimizer.lower() or args.optimizer.lower().startswith(
-        ("momentum", "nesterov")
-    ):
-        return {"lr": 0.04, "weight_decay": 5e-4}
-    if is_transformer(args):
-        return {"lr": 2e-5, "weight_decay": 0.01}
-    return {"lr": 2e-3, "weight_decay": 0.05}
+    """Default peak learning rate and weight decay for the optimizer and the model in `args`.
+
+    The rates were chosen for batches of the default size on one device. They grow with the photos
+    in an update as timm's training script has it: in proportion for SGD (Goyal et al. 2017,
+    https://arxiv.org/abs/1706.02677), with the square root for Adam and its kind.
+    """
+    usual = FOR_TRANSFORMERS["batch_size"] if is_transformer(args) else BATCH_SIZE
+    photos = args.batch_size * args.accumulate * int(args.devices) * args.nodes
+    times = max(1, photos) / usual
+    name = args.optimizer.lower()
+    if "sgd" in name or name.startswith(("momentum", "nesterov")):
+        lr, weight_decay = 0.04 * times, 5e-4
+    else:
+        lr, weight_decay = (2e-5, 0.01) if is_transformer(args) else (2e-3, 0.05)
+        lr *= times**0.5
+    return {"lr": float(f"{lr:.3g}"), "weight_decay": weight_decay}

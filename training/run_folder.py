@@ -179,7 +179,8 @@ def recorded_choices(path: Path, args) -> dict:
     """The choices of the run in `path`; UserError naming a flag that would make it another run."""
     config = read_json(path / "config.json")
     added = {"attribute": None}  # flags that a run of the version before cannot have recorded
-    for key, value in (added | config["settings"]).items():
+    recorded = (added | config["settings"]).items()
+    for key, value in sorted(recorded, key=lambda item: item[0] == "lr"):  # follows from the others
         now = vars(args).get(key)
         if key in FREE or key not in vars(args) or now == value:
             continue

@@ -14,7 +14,7 @@ from core.cli import ArgumentParser, HelpFormatter
 from core.errors import UserError, first_line
 from core.files import read_json, read_text
 from prediction.tta import VIEWS
-from training.recipes import FOR_TRANSFORMERS, RECIPES, is_transformer, learning_rates
+from training.recipes import BATCH_SIZE, FOR_TRANSFORMERS, RECIPES, is_transformer, learning_rates
 
 EXAMPLES = """\
 examples:
@@ -105,11 +105,12 @@ FLAGS = {
             "f1_winners or cross_entropy_f1", {}),
         ("epochs", 5, "number of epochs; with --resume, more epochs extend a finished run", {}),
         ("patience", 0, "stop when macro-F1 has not improved for N epochs; 0: never", {}),
-        ("batch_size", 32, "photos per step on each device", {}),
+        ("batch_size", BATCH_SIZE, "photos per step on each device", {}),
         ("valid_batch_size", 64, "photos per validation step on each device", {}),
         ("accumulate", 1, "steps per update; the effective batch is batch_size x N x devices", {}),
         ("optimizer", "SGD", "any timm optimizer; SGD uses Nesterov momentum 0.9", {}),
-        ("lr", None, "peak learning rate; depends on optimizer and model", {"type": float}),
+        ("lr", None, "peak learning rate; depends on optimizer, model and the photos in an update",
+            {"type": float}),
         ("weight_decay", None, "weight decay; depends on optimizer and model", {"type": float}),
         ("scheduler", "cosine", "learning-rate schedule after a linear warm-up: cosine or step, "
             "per update; plateau: halved when macro-F1 stops improving; winners: per epoch, as the "

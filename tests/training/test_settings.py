@@ -67,6 +67,29 @@ def test_learning_rate_and_weight_decay_are_those_of_the_optimizer_and_the_model
     assert (args.optimizer, args.lr, args.weight_decay) == rates
 
 
+@pytest.mark.parametrize(
+    ("flags", "rate"),
+    [
+        ("--model resnet18 --devices 8", 0.32),
+        ("--model resnet18 --devices 2 --batch_size 16", 0.04),
+        ("--model resnet18 --devices 4 --nodes 2 --accumulate 2 --batch_size 2", 0.04),
+        ("--model resnet18 --batch_size 8 --optimizer adamw", 1e-3),
+        ("--devices 8", 5.66e-5),
+        ("--accumulate 4", 4e-5),
+        ("--devices 8 --lr 1e-4", 1e-4),
+        ("--devices 8 --recipe winners", 2e-5),
+        ("--model vit_small_patch16_224 --optimizer SGD --devices 2", 0.08),
+    ],
+)
+def test_the_default_learning_rate_grows_with_the_photos_in_an_update(flags, rate):
+    assert settings.parse(flags.split()).lr == rate
+
+
+def test_devices_of_the_environment_count_for_the_learning_rate(monkeypatch):
+    monkeypatch.setenv("SM_NUM_GPUS", "4")
+    assert settings.parse([]).lr == 4e-5
+
+
 def test_what_is_known_without_building_a_model_is_true():
     assert {name: backbone.is_transformer(name) for name in KNOWN} == KNOWN
     assert set(KNOWN) >= {settings.parse([]).model, settings.parse(["--recipe", "sample"]).model}
@@ -325,7 +348,7 @@ def test_help_shows_the_defaults_of_the_model_asked_for_and_needs_nothing_heavy(
     assert all(f"--{key}" in done.stdout for key in vars(settings.parse([])))
     shown = " ".join(done.stdout.split())
     assert "(default: 0.2)" in shown and "peak learning rate; depends" in shown
-    assert "model (default: 0.04)" in shown and "each device (default: 32)" in shown
+    assert "photos in an update (default: 0.04)" in shown and "each device (default: 32)" in shown
 
 
 @pytest.mark.parametrize(("model", "shown"), [("vit_small_patch16_224", "16"), ("resnet18", "32")])
