@@ -90,7 +90,7 @@ def learning_rates(args) -> dict:
     https://arxiv.org/abs/1706.02677), with the square root for Adam and its kind.
     """
     usual = FOR_TRANSFORMERS["batch_size"] if is_transformer(args) else BATCH_SIZE
-    photos = args.batch_size * args.accumulate * int(args.devices) * args.nodes
+    photos = args.batch_size * args.accumulate * args.devices * args.nodes
     times = max(1, photos) / usual
     name = args.optimizer.lower()
     if "sgd" in name or name.startswith(("momentum", "nesterov")):
