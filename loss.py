@@ -139,21 +139,37 @@ def create_criterion(
     return CRITERIA[name](options | {"classes": classes})
 
 
+def completed(classes, scores):
+    """Targets of a loss: class indices (B,) as they are, or probabilities (B, C) in their place.
+
+    Possible classes (B, C), bool, get the model's own probabilities, 0 for the impossible ones. The
+    gradient of the cross-entropy with them is that of -log P(the possible classes), the likelihood
+    of the labels that are known (Dempster et al. 1977, on EM:
+    https://doi.org/10.1111/j.2517-6161.1977.tb01600.x).
+    """
+    if classes.dtype != torch.bool:
+        return classes
+    return scores.detach().float().masked_fill(~classes, -torch.inf).softmax(1)
+
+
 def years_target(age, years: int, sigma: float):
     """Ages (B,) -> (B, years): around each a normal distribution over the years, `sigma` wide."""
     distance = torch.arange(years, device=age.device) - age[:, None]
     return (-0.5 * (distance / sigma) ** 2).softmax(1)
 
 
-def years_loss(logits, ages, sigma: float, top_age: int):
-    """Loss (B,) of predicted distributions over years, logits (B, years), for recorded ages (B,).
+def years_loss(logits, youngest, oldest, sigma: float):
+    """Loss (B,) of predicted distributions over years, logits (B, years), for ages (B,).
 
-    The loss is the cross-entropy with a normal distribution around the age, `sigma` years wide.
-    `top_age`, the highest age on record, is censored: it means "this old or older", so its loss is
-    -log P(years >= top_age).
+    For an age, `youngest` = `oldest`, it is the cross-entropy with a normal distribution around it,
+    `sigma` years wide; for a range, both included, -log P(range). So "60 or more" is a range up to
+    the last year, and all years, an unknown age, cost nothing.
     Label distributions: Gao et al. 2017, https://arxiv.org/abs/1611.01731. Likelihood of a censored
     value: Tobin 1958, https://doi.org/10.2307/1907382.
     """
     log_p = logits.float().log_softmax(1)
-    exact = -(years_target(ages, log_p.shape[1], sigma) * log_p).sum(1)
-    return torch.where(ages >= top_age, -log_p[:, top_age:].logsumexp(1), exact)
+    exact = -(years_target(youngest, log_p.shape[1], sigma) * log_p).sum(1)
+    years = torch.arange(log_p.shape[1], device=log_p.device)
+    outside = (years < youngest[:, None]) | (years > oldest[:, None])
+    ranged = -log_p.masked_fill(outside, -torch.inf).logsumexp(1)
+    return torch.where(youngest < oldest, ranged, exact)

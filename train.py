@@ -70,7 +70,7 @@ class Training:
         batch_bytes = 3 * max(plan.batch_size, args.valid_batch_size) * math.prod(plan.resize)
         workers = processes.readers(fabric.device.type, args.workers, batch_bytes)
         reading = (args, plan, fabric, workers, caches(data, args, plan))
-        self.photos = TrainingPhotos(train_frame, *reading)
+        self.photos = TrainingPhotos(train_frame, *reading, data.extra)
         self.validation = Validation(val_frame, *reading)
         classes = len(ATTRIBUTES[args.attribute]) if args.attribute else CLASSES
         criterion = create_criterion(
@@ -90,8 +90,8 @@ class Training:
         say(describe(plan, fabric, workers))
         say(str(self.schedule))
         say(
-            f"loss: {args.criterion}; {len(train_frame):,} photos to train on, {len(val_frame):,} "
-            f"to validate on; run folder {path}"
+            f"loss: {args.criterion}; {len(self.photos.paths):,} photos to train on, "
+            f"{len(val_frame):,} to validate on; run folder {path}"
         )
 
     @property
@@ -119,12 +119,11 @@ def train_epoch(t: Training, state: State) -> None:
         images = to_model(pixels, fabric.device, plan.channels_last)
         images, blend = mix(images, photos.masks[rows], args, generator)
         rows = rows.to(fabric.device, non_blocking=True)
-        labels, ages = photos.labels[rows], photos.ages[rows]
         update = (step + 1) % plan.accumulate == 0
         last = step + 1 == plan.steps
         with fabric.no_backward_sync(t.net, enabled=not update):
             output = t.net(images, return_years=True)
-            loss = total_loss(output, labels, ages, photos.top_age, blend, t.criterion, args)
+            loss = total_loss(output, photos.targets[rows], blend, t.criterion, args)
             fabric.backward(loss / plan.accumulate)
         losses.add(loss, step)
         leave = save = False
@@ -291,9 +290,9 @@ def train_several(args, data: Data, path: Path, fabric, stop) -> dict:
 def main(args) -> int:
     model_dir = folder(args.model_dir, "SM_MODEL_DIR", default="model")
     fabric = launch(args)
-    frame, source, check = read_photos(args, fabric)
-    path, split = on_rank_zero(fabric, run_folder.open_run, args, frame, model_dir)
-    data = Data(frame, split, source, check)
+    frame, extra, source, check = read_photos(args, fabric)
+    path, split = on_rank_zero(fabric, run_folder.open_run, args, frame, extra, model_dir)
+    data = Data(frame, split, source, check, extra)
     if path.name != args.name.split("/")[-1]:
         say(f"run {args.name} exists already: this one is {path.name}")
     try:

@@ -205,12 +205,12 @@ class Bench:
         images = torch.randint(0, 256, shape, dtype=torch.uint8, device=self.fabric.device)
         images = images.contiguous(memory_format=torch.channels_last)
         rows = torch.arange(self.args.batch_size, device=self.fabric.device)
-        labels, ages, speeds = t.photos.labels[rows], t.photos.ages[rows], []
+        targets, speeds = t.photos.targets[rows], []
         for _ in range(1 + self.args.repeats):
             begun = time.perf_counter()
             for _ in range(self.args.steps):
                 output = t.net(images, return_years=True)
-                loss = total_loss(output, labels, ages, t.photos.top_age, None, t.criterion, t.args)
+                loss = total_loss(output, targets, None, t.criterion, t.args)
                 self.fabric.backward(loss)
                 t.optimizer.step()
                 t.optimizer.zero_grad()

@@ -40,7 +40,7 @@ def set_up(args, work: Path) -> tuple[train.Training, pd.DataFrame]:
     flags += f" --workers {args.workers}" if args.workers is not None else ""
     options = settings.parse([*flags.split(), "--data_dir", args.data_dir])
     fabric = launch(options)
-    frame, source, _ = read_photos(options, fabric)
+    frame, _, source, _ = read_photos(options, fabric)
     times = -(-args.steps * args.batch_size // len(frame))  # an epoch must not end before
     frame = pd.concat([frame] * times, ignore_index=True)
     data = Data(frame, split_people(frame, options.seed, val_ratio=0), source)
@@ -61,7 +61,7 @@ def resident(t: train.Training, count: int, channels_last: bool):
 
 def training_loops(args, t: train.Training, frame, work: Path) -> dict:
     images = resident(t, args.batch_size, t.plan.channels_last)
-    labels, ages = t.photos.labels[: args.batch_size], t.photos.ages[: args.batch_size]
+    targets = t.photos.targets[: args.batch_size]
     dataset = t.photos.loader.dataset
     if dataset.cache is not None:  # as from the second epoch on
         for row in range(len(dataset)):
@@ -75,7 +75,7 @@ def training_loops(args, t: train.Training, frame, work: Path) -> dict:
         train_mode(t.model)
         for _ in range(args.steps):
             output = t.net(images, return_years=True)
-            loss = total_loss(output, labels, ages, t.photos.top_age, None, t.criterion, t.args)
+            loss = total_loss(output, targets, None, t.criterion, t.args)
             t.fabric.backward(loss)
             t.optimizer.step()
             t.optimizer.zero_grad()

@@ -156,22 +156,24 @@ def _resample(labels, predictions: list, person, repeats: int, seed: int) -> np.
 FREQUENCY_SHARE = 0.25  # how much of the class frequencies to take back: docs/accuracy.md
 
 
-def frequency_offsets(labels, weights=None, share: float = FREQUENCY_SHARE) -> np.ndarray:
+def frequency_offsets(attributes, weights=None, share: float = FREQUENCY_SHARE) -> np.ndarray:
     """(18,) offsets to add to log-probabilities, so that rare classes are predicted more often.
 
-    -share * log(frequency), summed over mask, gender and age band, from the training labels (N,);
-    `weights` (N,) are their sampling probabilities. Equally frequent classes get zeros.
+    -share * log(frequency), summed over mask, gender and age band, from those of the training
+    photos, (N,) each, -1 where one is unknown; `weights` (N,) are the photos' sampling
+    probabilities. Equally frequent classes get zeros.
     A share of 1 decides as if the classes were balanced (logit adjustment: Menon et al. 2021,
     https://arxiv.org/abs/2007.07314) and 0 for accuracy; the best thresholds for F1 lie between
     (Lipton et al. 2014, https://arxiv.org/abs/1402.1892). Nothing is tuned on held-out people.
     """
-    labels = _classes(labels)
-    weights = np.ones(len(labels)) if weights is None else weights * len(labels)
+    photos = len(attributes[0])
+    weights = np.ones(photos) if weights is None else weights * photos
     offsets = np.zeros(CLASSES)
-    attributes = zip(ATTRIBUTES.values(), decode(labels), decode(np.arange(CLASSES)), strict=True)
-    for names, of_photo, of_class in attributes:
-        counts = np.bincount(of_photo, weights, len(names))
-        rarity = -np.log(np.maximum(counts, 1) / len(labels))  # absent values count as one photo
+    axes = zip(ATTRIBUTES.values(), attributes, decode(np.arange(CLASSES)), strict=True)
+    for names, of_photo, of_class in axes:
+        known = of_photo >= 0
+        counts = np.bincount(of_photo[known], weights[known], len(names))
+        rarity = -np.log(np.maximum(counts, 1) / photos)  # absent values count as one photo
         offsets += share * (rarity - rarity.mean())[of_class]
     return offsets
 

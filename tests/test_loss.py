@@ -169,20 +169,35 @@ def test_years_loss_is_least_at_the_target():
     ages = torch.tensor([30, 45])
     target = loss.years_target(ages, 100, 3.0)
     logits = target.log().clamp(min=-100)
-    least = loss.years_loss(logits, ages, 3.0, top_age=80)
+    least = loss.years_loss(logits, ages, ages, 3.0)
     assert least.tolist() == pytest.approx((-(target * logits).sum(1)).tolist(), rel=1e-4)
-    assert (loss.years_loss(logits.flip(0), ages, 3.0, top_age=80) > least + 1).all()
+    assert (loss.years_loss(logits.flip(0), ages, ages, 3.0) > least + 1).all()
 
 
-def test_the_highest_recorded_age_means_that_old_or_older():
-    logits = torch.randn(2, 100, generator=torch.Generator().manual_seed(0))
-    ages = torch.tensor([60, 60])
-    expected = -logits.softmax(1)[:, 60:].sum(1).log()
-    assert loss.years_loss(logits, ages, 3.0, top_age=60).tolist() == pytest.approx(
-        expected.tolist()
+def test_an_age_range_is_right_for_every_prediction_in_it():
+    logits = torch.randn(3, 100, generator=torch.Generator().manual_seed(0))
+    youngest, oldest = torch.tensor([60, 20, 0]), torch.tensor([99, 29, 99])
+    p = logits.softmax(1)
+    expected = [-p[0, 60:].sum().log().item(), -p[1, 20:30].sum().log().item(), 0]
+    found = loss.years_loss(logits, youngest, oldest, 3.0)
+    assert found.tolist() == pytest.approx(expected, abs=1e-5)
+    logits[0, 75] = logits[1, 29] = 50.0
+    assert loss.years_loss(logits, youngest, oldest, 3.0).max() < 1e-3
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 18))
+def test_the_gradient_for_possible_classes_is_that_of_their_likelihood(seed, count):
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randn(4, 18, generator=generator, requires_grad=True)
+    possible = torch.zeros(4, 18, dtype=torch.bool)
+    for row in possible:
+        row[torch.randperm(18, generator=generator)[:count]] = True
+    likelihood = scores.log_softmax(1).masked_fill(~possible, -torch.inf).logsumexp(1)
+    (expected,) = torch.autograd.grad(-likelihood.mean(), scores)
+    (found,) = torch.autograd.grad(
+        create_criterion("cross_entropy")(scores, loss.completed(possible, scores)), scores
     )
-    logits[:, 75] = 50.0  # a prediction of 75 years is right for somebody of 60 or more
-    assert loss.years_loss(logits, ages, 3.0, top_age=60).max() < 1e-3
+    assert torch.allclose(found, expected, atol=1e-6)
 
 
 def test_an_unknown_loss_names_the_known():

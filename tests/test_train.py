@@ -17,6 +17,7 @@ import inference
 from core import metrics
 from core.errors import UserError
 from core.folders import IMAGE_EXTENSIONS, ROOT
+from core.labels import decode
 from model import MaskClassifier
 from prediction import Predictor, submission, tables
 from prediction.model_file import read_description
@@ -158,7 +159,7 @@ def test_offsets_from_the_class_frequencies_reach_validation_and_predictions(
     trains = frame["person"].isin(split["person"][split["fold"] == -1])
     labels = frame["label"][trains & (frame["age"] <= 60)]
     offsets = load_file(run / "best.safetensors")["offsets"].numpy()
-    assert np.allclose(offsets, metrics.frequency_offsets(labels), atol=1e-6)
+    assert np.allclose(offsets, metrics.frequency_offsets(decode(labels.to_numpy())), atol=1e-6)
     assert np.ptp(offsets) > 0.1
 
     bare = trained(drawn, tmp_path, *flags, "--offsets", "no", name="b")

@@ -6,7 +6,7 @@ import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,57 +15,77 @@ import torch
 from torch.utils.data import DataLoader
 
 import dataset
-from core import memory, processes
+from core import extra_photos, memory, processes
 from core.errors import UserError
 from core.folders import data_folder
-from core.labels import CLASSES, encode
+from core.labels import CLASSES
 from core.processes import on_rank_zero
 from core.progress import progress, say
-from model import YEARS
 from training.augmentation import augmentation
 from training.split import sampling_weights, thin
+from training.targets import targets_of
 
 
 @dataclass(frozen=True)
 class Data:
-    """All photos of a run with their labels, its people's folds, and the folder they come from."""
+    """All photos of a run with their labels, its people's folds, and the folder they come from.
+
+    `extra` photos are trained on in every fold.
+    """
 
     frame: pd.DataFrame
     split: pd.DataFrame
     source: Path
     check: Callable[[], None] = lambda: None
+    extra: pd.DataFrame = field(default_factory=extra_photos.no_extra)
 
 
-def read_photos(args, fabric) -> tuple[pd.DataFrame, Path, Callable[[], None]]:
-    """The frame of photos, the folder it was read from, and a function for all ranks to call
-    before training; says what was found.
+def read_photos(args, fabric) -> tuple[pd.DataFrame, pd.DataFrame, Path, Callable[[], None]]:
+    """The frame of photos, that of --extra, the folder of the former, and a function for all ranks
+    to call before training; says what was found.
 
     Photos are checked while the model is fetched and built. The function waits for that and raises
-    UserError for broken ones; with --on_error skip they are left out of the frame instead.
+    UserError for broken ones; with --on_error skip they are left out of the frames instead.
     """
 
     def read():
         source, why = data_folder(args.data_dir, "train")
-        return dataset.read_train(source, args.corrections, args.recursive == "yes"), source, why
+        frame = dataset.read_train(source, args.corrections, args.recursive == "yes")
+        return frame, _read_extra(args, frame), source, why
 
-    frame, source, why = on_rank_zero(fabric, read)  # two ranks can see different things
+    frame, extra, source, why = on_rank_zero(fabric, read)  # two ranks can see different things
     people = frame["person"].nunique()
     say(f"data: {len(frame):,} photos of {people:,} people in {source} ({why})")
+    if len(extra):
+        say(f"--extra {args.extra}: {extra_photos.summary(extra)}")
     if args.check_photos == "no" and args.on_error == "fail":
-        return frame, source, lambda: None
+        return frame, extra, source, lambda: None
+    paths = [*frame["path"], *extra["path"]]
 
     def bar(results):
-        return progress(results, len(frame), "checking photos", "photo")
+        return progress(results, len(paths), "checking photos", "photo")
 
     if fabric.is_global_zero:
-        found = in_background(dataset.check_photos, frame["path"], bar)
+        found = in_background(dataset.check_photos, paths, bar)
 
     def unreadable():
         return on_rank_zero(fabric, lambda: found())
 
     if args.on_error == "skip":
-        return leave_out(frame, unreadable()), source, lambda: None
-    return frame, source, lambda: refuse(frame, unreadable())
+        bad = unreadable()
+        warn_of(bad, len(paths))
+        kept = dataset.without(frame, bad)
+        _check_some_are_good(kept, bad)
+        return kept, dataset.without(extra, bad), source, lambda: None
+    return frame, extra, source, lambda: refuse(frame, unreadable(), len(paths))
+
+
+def _read_extra(args, frame: pd.DataFrame) -> pd.DataFrame:
+    if not args.extra:
+        return extra_photos.no_extra()
+    extra = extra_photos.read_extra(Path(args.extra), args.attribute)
+    extra_photos.refuse_own(extra, frame["path"], args.extra)
+    return extra
 
 
 def in_background(function, *arguments) -> Callable:
@@ -85,29 +105,25 @@ def in_background(function, *arguments) -> Callable:
     return result.result
 
 
-def refuse(frame: pd.DataFrame, bad: list) -> None:
-    """UserError if there are `bad` photos."""
-    _check_some_are_good(frame, bad)
+def refuse(frame: pd.DataFrame, bad: list, photos: int) -> None:
+    """UserError if there are `bad` ones among the `photos`."""
+    _check_some_are_good(dataset.without(frame, bad), bad)
     if bad:
         raise UserError(
-            f"{len(bad):,} of {len(frame):,} photos cannot be used: {_first(bad)}. Fix or remove "
+            f"{len(bad):,} of {photos:,} photos cannot be used: {_first(bad)}. Fix or remove "
             "them, or leave them out with --on_error skip"
         )
 
 
-def leave_out(frame: pd.DataFrame, bad: list) -> pd.DataFrame:
-    """The frame without its `bad` photos; UserError if none is left."""
-    _check_some_are_good(frame, bad)
+def warn_of(bad: list, photos: int) -> None:
+    """Say which of the `photos` are left out."""
     if bad:
-        say(
-            f"warning: left out {len(bad):,} of {len(frame):,} photos that cannot be read: "
-            + _first(bad)
-        )
-    return dataset.without(frame, bad)
+        count = f"{len(bad):,} of {photos:,} photos"
+        say(f"warning: left out {count} that cannot be read: {_first(bad)}")
 
 
-def _check_some_are_good(frame: pd.DataFrame, bad: list) -> None:
-    if len(bad) == len(frame):
+def _check_some_are_good(good: pd.DataFrame, bad: list) -> None:
+    if good.empty:
         raise UserError(f"no photo can be read, first {_first(bad)}")
 
 
@@ -154,15 +170,18 @@ def by_attribute(values, reduce, form: str) -> str:
 class TrainingPhotos:
     """This rank's share of the training photos: their batches, and what a row of a batch is.
 
-    Pixels travel as uint8 with their row; labels and ages wait on the device.
+    The rows of `extra` photos follow those of `frame`. Pixels travel as uint8 with their row; the
+    targets wait on the device.
     """
 
-    def __init__(self, frame, args, plan, fabric, workers: int, cache: bool):
-        self.paths, self.seed, self.batch_size = frame["path"], args.seed, plan.batch_size
+    def __init__(self, frame, args, plan, fabric, workers: int, cache: bool, extra=None):
+        extra = extra_photos.no_extra() if extra is None else extra
+        self.paths, self.seed = [*frame["path"], *extra["path"]], args.seed
+        self.batch_size = plan.batch_size
         self.weights = sampling_weights(frame["label"].to_numpy(), args.sampling)
         self.ranks = fabric.world_size
         steps = augmentation(args.augmentation, size=tuple(plan.resize))
-        photos = dataset.Photos(frame["path"], plan.resize, args.crop, steps, args.seed, cache)
+        photos = dataset.Photos(self.paths, plan.resize, args.crop, steps, args.seed, cache)
         self.sampler = self._sampler(fabric.global_rank)
         self.loader = build_loader(
             photos,
@@ -172,11 +191,8 @@ class TrainingPhotos:
             fabric.device,
             drop_last=len(self.sampler) >= plan.batch_size,
         )
-        labels = encode(frame["mask"], frame["gender"], frame["age"], args.bands)
-        self.labels = torch.tensor(labels.to_numpy(copy=True), device=fabric.device)
-        self.ages = torch.tensor(frame["age"].to_numpy(copy=True), device=fabric.device)
-        self.top_age = min(int(frame["age"].max()), YEARS - 1)
-        self.masks = frame["mask"].to_numpy()
+        self.targets = targets_of(frame, extra, args.bands, fabric.device)
+        self.masks = np.concatenate([frame["mask"], extra["mask"]])
 
     def _sampler(self, rank: int):
         size = len(self.paths)
@@ -191,7 +207,7 @@ class TrainingPhotos:
         """The photos of some steps of a rank, the last step included."""
         order = self._sampler(rank).of_epoch(epoch)
         order = order[first_step * self.batch_size : (last_step + 1) * self.batch_size]
-        return [str(self.paths.iloc[row]) for _, row, _ in order]
+        return [str(self.paths[row]) for _, row, _ in order]
 
 
 def validation_loader(frame, args, plan, fabric, batch_size: int, workers: int, cache: bool):
@@ -205,7 +221,7 @@ def validation_loader(frame, args, plan, fabric, batch_size: int, workers: int, 
 
 def caches(data: Data, args, plan) -> bool:
     """Whether the decoded photos are kept in memory."""
-    return memory.cache_fits(len(data.frame), plan.resize, args.cache)
+    return memory.cache_fits(len(data.frame) + len(data.extra), plan.resize, args.cache)
 
 
 def build_loader(photos, sampler, batch_size, workers, device, drop_last=False):

@@ -24,14 +24,14 @@ from training.split import read_split, split_people
 FREE = {
     *("resume", "name", "model_dir", "config", "recipe", "workers", "cache", "log_interval"),
     *("logger", "save_interval", "check_photos", "on_error", "valid_batch_size", "data_dir"),
-    *("split", "keep", "report", "patience", "checkpointing", "compile", "members"),
+    *("split", "keep", "report", "patience", "checkpointing", "compile", "members", "extra"),
 }
 LABELS = ("mask", "gender", "age")
 PATIENCE = 60  # seconds for another process to end that was asked to stop and is saving
 LOCKS = []  # files that are held until this process ends
 
 
-def open_run(args, frame: pd.DataFrame, model_dir: Path) -> tuple[Path, pd.DataFrame]:
+def open_run(args, frame: pd.DataFrame, extra, model_dir: Path) -> tuple[Path, pd.DataFrame]:
     """Folder and split of the run that the flags ask for: found again, or made anew.
 
     For rank 0 alone: two ranks that look at the folder by themselves can see different things.
@@ -41,7 +41,7 @@ def open_run(args, frame: pd.DataFrame, model_dir: Path) -> tuple[Path, pd.DataF
     if args.resume != "no" and begun:
         hold(path)
         remove_unfinished(path)
-        split = split_of_run(begun[0], args, frame)
+        split = split_of_run(begun[0], args, frame, extra)
         recorded_choices(begun[0], args)  # refuses other flags, such as folds where there are none
         members = len(list(path.glob("member-*"))) or None
         if bool(members) != bool(args.members) or (members and members > args.members):
@@ -146,7 +146,7 @@ def write_config(path: Path, args, plan, data, fabric) -> None:
         {
             "settings": vars(args) | {"resize": plan.resize, "data_dir": str(data.source)},
             "choices": asdict(plan),
-            "data": digest(data.frame),
+            "data": digest(data.frame, data.extra),
             "versions": {"python": platform.python_version(), **versions},
             "revision": revision(),
             "device": torch.cuda.get_device_name() if on_gpu else platform.machine(),
@@ -164,10 +164,13 @@ def revision() -> str:
         return "unknown"
 
 
-def digest(frame: pd.DataFrame) -> dict:
-    """Fingerprints of which photos there are and of each attribute's labels."""
+def digest(frame: pd.DataFrame, extra: pd.DataFrame) -> dict:
+    """Fingerprints of which photos there are and of each attribute's labels; of the extra ones."""
     keys = frame["person"] + "/" + frame["photo"]
     columns = {"photos": keys} | {name: keys + " " + frame[name].astype(str) for name in LABELS}
+    if len(extra):
+        names = extra["path"].map(lambda path: "/".join(Path(path).parts[-2:]))
+        columns["extra"] = names + extra.drop(columns="path").astype(str).agg(" ".join, axis=1)
     result = {"people": int(frame["person"].nunique())}
     for name, lines in columns.items():
         text = "\n".join(sorted(lines))
@@ -220,7 +223,7 @@ def _epochs_done(path: Path, planned: int) -> int:
 
 
 # ---------------------------------------------------------------------------- the run's own data
-def split_of_run(path: Path, args, frame: pd.DataFrame) -> pd.DataFrame:
+def split_of_run(path: Path, args, frame: pd.DataFrame, extra) -> pd.DataFrame:
     """split.csv of the run in `path`; UserError if the data are not those that it was begun with.
 
     Otherwise people who were held out would be trained on.
@@ -233,12 +236,14 @@ def split_of_run(path: Path, args, frame: pd.DataFrame) -> pd.DataFrame:
         for what, people in (("removed", before - now), ("added", now - before))
         if people
     ]
-    recorded, found = read_json(path / "config.json").get("data", {}), digest(frame)
+    recorded, found = read_json(path / "config.json").get("data", {}), digest(frame, extra)
     if not changes:
         changed = [name for name in ("photos", *LABELS) if recorded.get(name, 0) != found[name]]
         if recorded and changed:
             what = "photos were added or removed" if "photos" in changed else None
             changes = [what or f"other labels of {' and '.join(changed)} (corrections?)"]
+        elif recorded.get("extra") != found.get("extra"):
+            changes = ["other photos or labels in the list of --extra"]
     if not changes and args.split:
         other = read_split(Path(args.split), frame).set_index("person")["fold"]
         if (split.set_index("person")["fold"] != other.reindex(split["person"])).any():

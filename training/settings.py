@@ -59,6 +59,8 @@ FLAGS = {
     "data": [
         ("corrections", None, "CSV of label corrections to apply: person,field,value[,photo]",
             {"metavar": "FILE"}),
+        ("extra", None, "CSV of more photos to train on, with labels left empty where unknown: "
+            "path,mask,gender,age; an age may be 20-29 or 60+", {"metavar": "FILE"}),
         ("val_ratio", 0.2, "share of the people to validate on; 0: train on all, unscored", {}),
         ("folds", None, "train K models, each validated on a different K-th of the people",
             {"type": int, "metavar": "K"}),
@@ -359,6 +361,8 @@ def check(args) -> None:
         raise UserError(f"--fold {args.fold}: give --folds K too, and a fold from 0 to K-1")
     if args.members and args.folds:
         raise UserError(f"--members {args.members}: goes without --folds; give one of them")
+    if args.extra and args.sampling != "shuffle":
+        raise UserError(f"--extra: goes with --sampling shuffle, not with {args.sampling}")
     if args.attribute and args.head == "joint":
         raise UserError(f"--attribute {args.attribute}: needs --head years or factored")
     if args.mean and not 0 <= min(args.mean) <= max(args.mean) <= 1:

@@ -15,9 +15,10 @@ import dataset
 from core import device, metrics
 from core.backbone import backbone_config
 from core.errors import UserError
+from core.extra_photos import certain
 from core.fabric import Fabric, MixedPrecision, Precision, launch_ranks
 from core.folders import is_drawn
-from core.labels import ATTRIBUTES, OFFICIAL_BANDS, encode
+from core.labels import ATTRIBUTES, OFFICIAL_BANDS, decode, encode
 from core.processes import cores, on_rank_zero
 from core.progress import say
 from loss import create_criterion
@@ -91,12 +92,12 @@ def start(
     model = build_model(args, choices, is_drawn(data.source), resumed)
     data.check()  # before anything is timed
     if args.offsets != "no":
-        set_frequency_offsets(model, train_frame, args)
+        set_frequency_offsets(model, train_frame, data.extra, args)
     if "precision" not in choices:
         choices |= _machine_choices(args, model, fabric)
     known = {field.name for field in fields(Plan)}
     plan = Plan(**{name: value for name, value in choices.items() if name in known})
-    plan = _count_steps(plan, args, len(train_frame), fabric.world_size)
+    plan = _count_steps(plan, args, len(train_frame) + len(data.extra), fabric.world_size)
     if choices.get("compiled") is None:
         compiled = on_rank_zero(fabric, _compiles, args, plan, model, fabric.device.type)
         plan = replace(plan, compiled=compiled)
@@ -174,13 +175,14 @@ def freeze(backbone, count: int, args) -> None:
             backbone.get_parameter(name).requires_grad_(False)
 
 
-def set_frequency_offsets(model: MaskClassifier, train_frame, args) -> None:
+def set_frequency_offsets(model: MaskClassifier, train_frame, extra, args) -> None:
     """Set the model's offsets from the frequencies of the labels that it learns; says which."""
     # The years head predicts the official bands, whatever the training bands.
     bands = OFFICIAL_BANDS if args.head == "years" else args.bands
     learned = encode(train_frame["mask"], train_frame["gender"], train_frame["age"], bands)
     weights = sampling_weights(train_frame["label"].to_numpy(), args.sampling)
-    offsets = metrics.frequency_offsets(learned, weights)
+    pairs = zip(decode(learned.to_numpy()), certain(extra, bands), strict=True)
+    offsets = metrics.frequency_offsets([np.concatenate(pair) for pair in pairs], weights)
     if args.attribute:  # a sum over the attributes, each with a mean of 0
         cube = offsets.reshape(3, 2, 3)
         others = tuple(axis for axis, name in enumerate(ATTRIBUTES) if name != args.attribute)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 
 from core.labels import ATTRIBUTES, decode
-from loss import scores_of, soft_targets, years_loss
+from loss import completed, scores_of, soft_targets, years_loss
 from training import augmentation
 
 
@@ -51,23 +51,41 @@ def mix(images, masks, args, generator):
     return images, None
 
 
-def total_loss(output, labels, ages, top_age, blend, criterion, args):
-    """The criterion and the years head's own term, on labels (B,) and ages (B,).
+def total_loss(output, targets, blend, criterion, args):
+    """The criterion and the years head's own term, on the Targets of a batch.
 
     With --attribute the criterion sees that attribute alone, the years head's term only age.
-    `output` is what the model returns with `return_years=True`; `blend` is None for plain photos;
-    `top_age` is the highest age of the training people (`loss.years_loss`).
+    `output` is what the model returns with `return_years=True`; `blend` is None for plain photos.
     """
     scores, years = output
-    if args.attribute:
-        scores = scores_of(scores, args.attribute)
-        labels = decode(labels)[list(ATTRIBUTES).index(args.attribute)]
-    target = labels if blend is None else blend(soft_targets(labels, scores.shape[1]))
+    scores = scores_of(scores, args.attribute)
+    partners = None if blend is None else targets[blend.partner]
+
+    def target_of(targets):
+        return completed(classes_of(targets.classes, args.attribute), scores)
+
+    def term_of(targets):
+        return years_loss(years, targets.youngest, targets.oldest, args.years_sigma)
+
+    target = target_of(targets)
+    if partners:
+        pair = (soft_targets(part, scores.shape[1]) for part in (target_of(partners), target))
+        target = torch.lerp(*pair, blend.share)
     loss = criterion(scores, target)
     if years is not None and args.attribute in (None, "age"):
-        term = years_loss(years, ages, args.years_sigma, top_age)
-        if blend is not None:
-            of_partners = years_loss(years, ages[blend.partner], args.years_sigma, top_age)
-            term = torch.lerp(of_partners, term, blend.share)
+        term = term_of(targets)
+        if partners:
+            term = torch.lerp(term_of(partners), term, blend.share)
         loss = loss + args.years_weight * term.mean()
     return loss
+
+
+def classes_of(classes, attribute: str | None):
+    """Class indices or possible classes of all 18 -> those of one attribute; None: as they are."""
+    if attribute is None:
+        return classes
+    axis = list(ATTRIBUTES).index(attribute)
+    if classes.dtype != torch.bool:
+        return decode(classes)[axis]
+    others = [1 + other for other in range(len(ATTRIBUTES)) if other != axis]
+    return classes.unflatten(1, [len(names) for names in ATTRIBUTES.values()]).any(others)

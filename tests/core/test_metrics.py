@@ -140,23 +140,23 @@ def test_bootstrap_refuses_persons_of_other_photos():
 
 # ---------------------------------------------------------------------------- decision offsets
 def test_equally_frequent_classes_get_no_offsets():
-    assert np.allclose(metrics.frequency_offsets(np.arange(CLASSES).repeat(4)), 0)
+    assert np.allclose(metrics.frequency_offsets(decode(np.arange(CLASSES).repeat(4))), 0)
 
 
 def test_frequency_offsets_are_a_share_of_the_log_ratio_of_the_counts():
     labels = np.repeat([0, 1, 2], [90, 90, 10])  # young, middle-aged and old men with a mask
-    offsets = metrics.frequency_offsets(labels, share=0.5)
+    offsets = metrics.frequency_offsets(decode(labels), share=0.5)
     assert offsets[1] == pytest.approx(offsets[0])
     for rare in (2, 17):  # whatever the mask and gender
         assert offsets[rare] - offsets[rare - 1] == pytest.approx(0.5 * np.log(9))
     assert np.isfinite(offsets).all()
-    assert metrics.frequency_offsets(labels, share=1.0) == pytest.approx(2 * offsets)
+    assert metrics.frequency_offsets(decode(labels), share=1.0) == pytest.approx(2 * offsets)
 
 
 def test_frequency_offsets_follow_the_sampling():
     labels = np.arange(CLASSES).repeat(np.arange(1, CLASSES + 1))
     shuffle, weighted, balanced = (
-        metrics.frequency_offsets(labels, sampling_weights(labels, policy))
+        metrics.frequency_offsets(decode(labels), sampling_weights(labels, policy))
         for policy in ("shuffle", "weighted", "balanced")
     )
     assert np.allclose(balanced, 0, atol=1e-6)
