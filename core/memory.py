@@ -2,7 +2,7 @@
 
 import copy
 import sys
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import psutil
 import torch
@@ -133,15 +133,10 @@ def available_memory(root: Path = Path("/")) -> int:
     """Bytes of main memory free for use: what the kernel reports, or less in a container.
 
     A file that was read stays in the container's page cache until its memory is needed: it counts
-    as free. `root` is where /sys is.
+    as free. `root` is where /sys and /proc are.
     """
     free = psutil.virtual_memory().available
-    v2 = root / "sys/fs/cgroup"
-    v1 = v2 / "memory"
-    for group, limit, used, cache in (
-        (v2, "memory.max", "memory.current", "inactive_file"),
-        (v1, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-    ):
+    for group, limit, used, cache in _memory_groups(root):
         try:
             stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
             room = int((group / limit).read_text()) - int((group / used).read_text())
@@ -149,6 +144,30 @@ def available_memory(root: Path = Path("/")) -> int:
         except (OSError, ValueError):
             pass  # no such group, or no limit
     return free
+
+
+# by the controllers in a line of /proc/self/cgroup: the hierarchy's folder, its files of the limit
+# and of what is used, the count of page cache
+HIERARCHIES = {
+    "": ("", "memory.max", "memory.current", "inactive_file"),
+    "memory": ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
+
+
+def _memory_groups(root: Path):
+    """The cgroups that limit this process, its own and those above it, with their files' names.
+
+    Slurm and systemd limit a group below the top one, a container its top one.
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:  # not Linux
+        lines = []
+    own = {controllers: path for _, controllers, path in (line.split(":", 2) for line in lines)}
+    for controllers, (folder, *names) in HIERARCHIES.items():
+        top, path = root / "sys/fs/cgroup" / folder, PurePosixPath(own.get(controllers, "/"))
+        for group in (path, *path.parents):
+            yield top / group.relative_to("/"), *names
 
 
 def cache_fits(photos: int, resize, wish: str) -> bool:

@@ -5,7 +5,7 @@ import multiprocessing
 import signal
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +24,8 @@ from core.progress import progress, say
 from training.augmentation import augmentation
 from training.split import sampling_weights, thin
 from training.targets import targets_of
+
+POLL = 60  # seconds between rank 0's words to the others while it checks photos
 
 
 @dataclass(frozen=True)
@@ -66,10 +68,12 @@ def read_photos(args, fabric) -> tuple[pd.DataFrame, pd.DataFrame, Path, Callabl
         return progress(results, len(paths), "checking photos", "photo")
 
     if fabric.is_global_zero:
-        found = in_background(dataset.check_photos, paths, bar)
+        found = InBackground(dataset.check_photos, paths, bar)
 
     def unreadable():
-        return on_rank_zero(fabric, lambda: found())
+        while (bad := on_rank_zero(fabric, lambda: found.within(POLL))) is None:
+            pass  # the other ranks give up if they hear nothing for half an hour
+        return bad
 
     if args.on_error == "skip":
         bad = unreadable()
@@ -88,21 +92,23 @@ def _read_extra(args, frame: pd.DataFrame) -> pd.DataFrame:
     return extra
 
 
-def in_background(function, *arguments) -> Callable:
-    """Start `function` in a daemon thread, which the end of the process does not wait for.
+class InBackground:
+    """`function(*arguments)` in a daemon thread, which the end of the process does not wait for."""
 
-    Calling what is returned waits for the result.
-    """
-    result = Future()
+    def __init__(self, function, *arguments):
+        self.result = Future()
+        threading.Thread(target=self._work, args=(function, *arguments), daemon=True).start()
 
-    def work():
+    def _work(self, function, *arguments) -> None:
         try:
-            result.set_result(function(*arguments))
+            self.result.set_result(function(*arguments))
         except BaseException as error:
-            result.set_exception(error)
+            self.result.set_exception(error)
 
-    threading.Thread(target=work, daemon=True).start()
-    return result.result
+    def within(self, seconds: float):
+        """The result, None if there is none after `seconds`; raises what the function raised."""
+        wait([self.result], seconds)
+        return self.result.result() if self.result.done() else None
 
 
 def refuse(frame: pd.DataFrame, bad: list, photos: int) -> None:

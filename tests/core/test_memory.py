@@ -72,6 +72,24 @@ def test_a_containers_page_cache_counts_as_free(tmp_path, version, monkeypatch):
     assert memory.available_memory(tmp_path) == 8000 << 10
 
 
+@pytest.mark.parametrize("version", GROUPS)
+@pytest.mark.parametrize("limited", ["slurm/job_5/step_0", "slurm/job_5", ""])
+def test_the_limit_of_a_job_or_of_any_group_above_it_holds(tmp_path, version, limited, monkeypatch):
+    folder, limit, used, _ = GROUPS[version]
+    monkeypatch.setattr(
+        memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=8000 << 10)
+    )
+    (tmp_path / "proc" / "self").mkdir(parents=True)
+    line = f"0::{'/slurm/job_5/step_0' if version == 'v2' else '/'}\n"
+    line += "4:memory:/slurm/job_5/step_0\n" if version == "v1" else ""
+    (tmp_path / "proc" / "self" / "cgroup").write_text("12:cpu,cpuacct:/slurm\n" + line)
+    group = tmp_path / "sys" / "fs" / "cgroup" / folder / limited
+    group.mkdir(parents=True)
+    for name, content in ((limit, "4000000"), (used, "1000000"), ("memory.stat", "anon 12")):
+        (group / name).write_text(content + "\n")
+    assert memory.available_memory(tmp_path) == 3_000_000
+
+
 def test_ranks_share_main_memory(monkeypatch):
     monkeypatch.setattr(memory, "available_memory", lambda: 1000)
     assert memory.free_memory("cpu") == 1000

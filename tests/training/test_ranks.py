@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from types import SimpleNamespace
 
@@ -20,7 +21,7 @@ from benchmarks.forked import Forked
 from core.errors import UserError
 from core.folders import ROOT
 from prediction import Predictor, tables
-from training import startup
+from training import data, settings, startup
 
 RANKS = [sys.executable, "-P", ROOT / "core" / "launch.py", "--standalone", "--nproc_per_node=2"]
 
@@ -192,3 +193,26 @@ def test_compilation_checkpointing_and_several_processes_go_together(
     runs = [load_file(tmp_path / name / "best.safetensors") for name in ("plain", "compiled")]
     for name, tensor in runs[0].items():
         assert torch.allclose(tensor, runs[1][name], atol=1e-4), name
+
+
+def test_other_ranks_hear_of_a_long_check_of_photos(monkeypatch):
+    """They give up when they have waited for half an hour."""
+    heard, args = threading.Semaphore(0), settings.parse(["--model", "resnet10t"])
+    people = pd.DataFrame({"person": ["a"], "path": ["a.jpg"]})
+
+    def broadcast(said):
+        heard.release()
+        return said
+
+    def check(paths, _):
+        for _ in range(3):  # what was read, and two words while it is being checked
+            assert heard.acquire(timeout=60)
+        return []
+
+    monkeypatch.setattr(data, "POLL", 0.01)
+    monkeypatch.setattr(data, "data_folder", lambda *_: ("train", "--data_dir"))
+    monkeypatch.setattr(dataset, "read_train", lambda *_: people)
+    monkeypatch.setattr(dataset, "check_photos", check)
+    fabric = SimpleNamespace(is_global_zero=True, world_size=2, broadcast=broadcast)
+    *_, refuse = data.read_photos(args, fabric)
+    refuse()
