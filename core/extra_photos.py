@@ -1,6 +1,5 @@
 """The list of `--extra`: more photos to train on, of which only some labels may be known."""
 
-import os
 import re
 from pathlib import Path
 
@@ -126,13 +125,22 @@ def _bands(frame: pd.DataFrame, bands) -> tuple[np.ndarray, np.ndarray]:
 
 def refuse_own(frame: pd.DataFrame, paths, table: Path) -> None:
     """UserError if a photo is one of `paths`, those of data_dir: it could be validated on."""
-    own = {os.path.realpath(path) for path in paths}
-    both = [path for path in frame["path"] if os.path.realpath(path) in own]
+    own = set(map(_file, paths))
+    both = [path for path in frame["path"] if _file(path) in own]
     if both:
         raise UserError(
             f"{table}: lists {counted(len(both), 'photo')} of --data_dir, first {both[0]}; take "
             "these rows out: their labels are known"
         )
+
+
+def _file(path: str):
+    """What tells files apart, whatever they are called; the path if there is no such file."""
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return path
+    return found.st_dev, found.st_ino
 
 
 def summary(frame: pd.DataFrame) -> str:

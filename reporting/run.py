@@ -17,8 +17,9 @@ from reporting.gradcam import grad_cam
 from reporting.page import Line, Photo, Section, Tile, write_page
 
 SETTINGS = (
-    *("model", "head", "resize", "epochs", "batch_size", "lr", "criterion", "augmentation"),
-    *("precision", "layout", "seed", "data_dir"),
+    *("model", "pretrained", "head", "resize", "epochs", "batch_size", "optimizer", "lr"),
+    *("criterion", "augmentation", "precision", "layout", "seed", "data_dir", "corrections"),
+    *("extra",),
 )
 
 
@@ -205,7 +206,8 @@ def mistake_sections(run: Run, count: int):
 
 
 def settings_section(run: Run):
-    rows = [(name, str(run.settings[name])) for name in SETTINGS if name in run.settings]
+    rows = [(name, str(run.settings.get(name))) for name in SETTINGS]
+    rows = [(name, value) for name, value in rows if value != "None"]
     if rows:
         note = "All flags and versions are in config.json."
         yield Section("Settings", note, ("flag", "value"), rows)

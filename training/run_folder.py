@@ -169,8 +169,10 @@ def digest(frame: pd.DataFrame, extra: pd.DataFrame) -> dict:
     keys = frame["person"] + "/" + frame["photo"]
     columns = {"photos": keys} | {name: keys + " " + frame[name].astype(str) for name in LABELS}
     if len(extra):
-        names = extra["path"].map(lambda path: "/".join(Path(path).parts[-2:]))
-        columns["extra"] = names + extra.drop(columns="path").astype(str).agg(" ".join, axis=1)
+        lines = extra["path"].map(lambda path: "/".join(Path(path).parts[-2:]))
+        for name in extra.columns.drop("path"):
+            lines += " " + extra[name].astype(str)
+        columns["extra"] = lines
     result = {"people": int(frame["person"].nunique())}
     for name, lines in columns.items():
         text = "\n".join(sorted(lines))
