@@ -34,21 +34,24 @@ def read_extra(table: Path, attribute: str | None = None) -> pd.DataFrame:
     for name in ATTRIBUTES:
         if name not in rows:
             rows[name] = ""
-    names, photos = Names(table.parent), []
+    names, photos, missing = Names(table.parent), [], []
     for index, row in zip(rows.index, rows.to_dict("records"), strict=True):
         where = f"{table}, row {index + 2}"
         path = names.find(row["path"].strip()) if row["path"].strip() else None
         if path is None:
-            raise UserError(
-                f"{where}: there is no photo {str(table.parent / row['path'])!r}; paths are "
-                "relative to the folder of the list"
-            )
+            missing.append(f"{where}: there is no photo {str(table.parent / row['path'])!r}")
         words = {name: row[name].strip().lower() for name in ATTRIBUTES}
         if not any(words.values()):
             raise UserError(f"{where}: gives no mask, gender or age; take the row out of the list")
         youngest, oldest = _ages(words["age"], where)
         mask, gender = _mask(words["mask"], where), _gender(words["gender"], where)
         photos.append((str(path), mask, gender, youngest, oldest))
+    if missing:
+        photos_are = counted(len(missing), "photo is", "photos are")
+        raise UserError(
+            f"{missing[0]} (paths begin at the list's folder); {photos_are} missing (of "
+            f"{len(rows):,}): add them, or take their rows out"
+        )
     frame = pd.DataFrame(photos, columns=COLUMNS)
     if frame["path"].duplicated().any():
         first = frame["path"][frame["path"].duplicated()].iloc[0]

@@ -27,9 +27,9 @@ class Blend(NamedTuple):
     partner: torch.Tensor  # (B,) positions
     share: float
 
-    def __call__(self, target):
-        """Targets (B, ...) of the photos -> those of the mixed photos."""
-        return torch.lerp(target[self.partner], target, self.share)
+    def __call__(self, own, of_partners):
+        """What is the photos' own (B, ...) and what is their partners' -> that of the mix."""
+        return torch.lerp(of_partners, own, self.share)
 
 
 def mix(images, masks, args, generator):
@@ -39,7 +39,8 @@ def mix(images, masks, args, generator):
         share = float(generator.beta(0.4, 0.4))
         partner = torch.from_numpy(generator.permutation(len(images))).to(images.device)
         blend = Blend(partner, share)
-        return blend(images.float()), blend
+        images = images.float()
+        return blend(images, images[partner]), blend
     if draw < args.mixup + args.half_face:
         partner = torch.from_numpy(augmentation.partners(masks, generator)).to(images.device)
         left = torch.from_numpy(generator.random(len(images)) < 0.5).to(images.device)
@@ -59,24 +60,22 @@ def total_loss(output, targets, blend, criterion, args):
     """
     scores, years = output
     scores = scores_of(scores, args.attribute)
-    partners = None if blend is None else targets[blend.partner]
+
+    def mixed(of_targets):
+        if blend is None:
+            return of_targets(targets)
+        return blend(of_targets(targets), of_targets(targets[blend.partner]))
 
     def target_of(targets):
-        return completed(classes_of(targets.classes, args.attribute), scores)
+        target = completed(classes_of(targets.classes, args.attribute), scores)
+        return target if blend is None else soft_targets(target, scores.shape[1])
 
     def term_of(targets):
         return years_loss(years, targets.youngest, targets.oldest, args.years_sigma)
 
-    target = target_of(targets)
-    if partners:
-        pair = (soft_targets(part, scores.shape[1]) for part in (target_of(partners), target))
-        target = torch.lerp(*pair, blend.share)
-    loss = criterion(scores, target)
+    loss = criterion(scores, mixed(target_of))
     if years is not None and args.attribute in (None, "age"):
-        term = term_of(targets)
-        if partners:
-            term = torch.lerp(term_of(partners), term, blend.share)
-        loss = loss + args.years_weight * term.mean()
+        loss = loss + args.years_weight * mixed(term_of).mean()
     return loss
 
 

@@ -101,7 +101,8 @@ def test_a_list_that_cannot_be_used_is_refused(listed, rows, said):
 def test_a_photo_that_is_missing_or_listed_twice_is_named(listed, tmp_path):
     table = listed("wear,male,3")
     table.write_text("path,age\nphoto0.png,3\nphoto9.png,4\n")
-    with pytest.raises(UserError, match=r"row 3: there is no photo .*photo9\.png"):
+    said = r"row 3: there is no photo .*photo9\.png.*; 1 photo is missing \(of 2\)"
+    with pytest.raises(UserError, match=said):
         extra_photos.read_extra(table)
     table.write_text("path,age\nphoto0.png,3\n./photo0.png,4\n")
     with pytest.raises(UserError, match=r"lists .*photo0\.png twice"):
