@@ -121,9 +121,8 @@ def certain(frame: pd.DataFrame, bands) -> tuple[np.ndarray, ...]:
 
 def _bands(frame: pd.DataFrame, bands) -> tuple[np.ndarray, np.ndarray]:
     """The first and the last age band of each photo."""
-    return age_band(frame["youngest"].to_numpy(), bands), age_band(
-        frame["oldest"].to_numpy(), bands
-    )
+    youngest, oldest = frame["youngest"].to_numpy(), frame["oldest"].to_numpy()
+    return age_band(youngest, bands), age_band(oldest, bands)
 
 
 def refuse_own(frame: pd.DataFrame, paths, table: Path) -> None:
