@@ -32,7 +32,9 @@ def read_extra(table: Path, attribute: str | None = None) -> pd.DataFrame:
     """
     rows = read_csv(table, ["path"])
     for name in ATTRIBUTES:
-        if name not in rows:
+        if (count := list(rows.columns).count(name)) > 1:
+            raise UserError(f"{table}: has several columns {name!r}; keep one")
+        if not count:
             rows[name] = ""
     names, photos, missing = Names(table.parent), [], []
     for index, row in zip(rows.index, rows.to_dict("records"), strict=True):

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from core.corrections import apply_corrections
 from core.errors import UserError
+from core.extra_photos import possible_classes, read_extra
 from core.files import read_json
+from core.labels import OFFICIAL_BANDS
 from model import MaskClassifier
 from prediction import submission
 from prediction.model_file import load_model, save_model
@@ -149,3 +151,22 @@ def test_text_for_every_csv_and_json(tmp_path, head, text):
     told(lambda path: apply_corrections(people, path), path)
     told(lambda path: read_split(path, people), path)
     told(read_json, path)
+
+
+@ANY
+@given(
+    head=st.sampled_from(["path,mask,gender,age\n", "path,age,age\n", "age;path\n"]),
+    rows=st.lists(
+        st.tuples(st.sampled_from(["a.jpg", "/a.jpg", "../x/a.jpg", "", " a.jpg"]), TEXT),
+        max_size=4,
+    ),
+)
+def test_text_for_a_list_of_extra_photos(tmp_path, head, rows):
+    (tmp_path / "a.jpg").touch()
+    separator = ";" if ";" in head else ","
+    text = "\n".join(separator.join(row) for row in rows)
+    (tmp_path / "a.csv").write_bytes((head + text).encode())
+    frame = told(read_extra, tmp_path / "a.csv")
+    if frame is not None:
+        assert set(frame["path"]) == {str(tmp_path / "a.jpg")}
+        assert possible_classes(frame, OFFICIAL_BANDS).any(axis=1).all()
