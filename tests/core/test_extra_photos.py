@@ -111,3 +111,8 @@ def test_a_photo_that_is_missing_or_listed_twice_is_named(listed, tmp_path):
         extra_photos.refuse_own(
             extra_photos.read_extra(listed("wear,male,3")), [str(tmp_path / "photo0.png")], table
         )
+
+
+def test_a_column_is_not_given_twice(listed):
+    with pytest.raises(UserError, match="several columns 'age'"):
+        extra_photos.read_extra(listed("25,30", header="path,age,Age"))
