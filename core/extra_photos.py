@@ -25,10 +25,11 @@ def read_extra(table: Path, attribute: str | None = None) -> pd.DataFrame:
     """The photos of a CSV with the columns path, mask, gender, age; an empty cell is unknown.
 
     The result has the columns path, mask (0..2), gender (0..1), youngest and oldest (years), a row
-    a photo; an unknown mask or gender is -1, an unknown age 0 to MAX_AGE. A path is relative to the
-    folder of the CSV, or absolute; an age is a number, a range (20-29) or 60+. With `attribute`,
-    photos whose mask, gender or age is unknown are left out. Raises UserError for a photo that is
-    missing or listed twice, a value that is none, and a row or list of which nothing is known.
+    a photo, by path; an unknown mask or gender is -1, an unknown age 0 to MAX_AGE. Paths are
+    relative to the folder of the CSV, or absolute; an age is a number, a range (20-29) or 60+. With
+    `attribute`, photos whose mask, gender or age is unknown are left out. Raises UserError for a
+    photo that is missing or listed twice, a value that is none, and a row or list of which nothing
+    is known.
     """
     rows = read_csv(table, ["path"])
     for name in ATTRIBUTES:
@@ -54,7 +55,7 @@ def read_extra(table: Path, attribute: str | None = None) -> pd.DataFrame:
             f"{missing[0]} (paths begin at the list's folder); {photos_are} missing (of "
             f"{len(rows):,}): add them, or take their rows out"
         )
-    frame = pd.DataFrame(photos, columns=COLUMNS)
+    frame = pd.DataFrame(sorted(photos), columns=COLUMNS)  # a resumed run needs the same rows
     if frame["path"].duplicated().any():
         first = frame["path"][frame["path"].duplicated()].iloc[0]
         raise UserError(f"{table}: lists {first} twice; keep one of the rows")

@@ -116,3 +116,11 @@ def test_a_photo_that_is_missing_or_listed_twice_is_named(listed, tmp_path):
 def test_a_column_is_not_given_twice(listed):
     with pytest.raises(UserError, match="several columns 'age'"):
         extra_photos.read_extra(listed("25,30", header="path,age,Age"))
+
+
+def test_the_order_of_the_rows_does_not_matter(listed):
+    """A run is resumed in the middle of an epoch, by the rows of its photos."""
+    frame = extra_photos.read_extra(table := listed("wear,,", ",male,", ",,30"))
+    header, *rows = table.read_text().splitlines()
+    table.write_text("\n".join([header, *rows[::-1]]))
+    assert extra_photos.read_extra(table).equals(frame)
