@@ -237,6 +237,7 @@ def train(args, data: Data, fold: int, path: Path, fabric, stop, machine=None):
         if not state.finished:
             state.finished = True
             t.checkpoint.save(state)
+    on_rank_zero(fabric, run_folder.mark_finished, path)
     if t.logger:
         close(t.logger)
     return state.rows[-1] if keeps_last(args) else state.best, t.plan

@@ -33,6 +33,8 @@ def model_files(args) -> tuple[str, list[Path], float | None]:
             there = sorted(path.parent.name for path in model_dir.glob("*/config.json"))
             hint = f"runs there: {', '.join(there)}" if there else "train one first"
             raise UserError(f"--name {name}: no model in {model_dir / name}; {hint}")
+        if lacking := unfinished(model_dir / name):
+            say(f"warning: run {name} is not finished: {lacking}; --resume continues its training")
         files += found
     score = None
     if len(names) == 1 and len(files) > 1:  # the score of all folds, or members, together
@@ -63,3 +65,16 @@ def run_files(run: Path) -> list[Path]:
     files = [folder / "best.safetensors" for folder in (run, *run_parts(run))]
     found = [file for file in files if file.is_file()]
     return found[:1] if files[0].is_file() else found
+
+
+def unfinished(run: Path) -> str | None:
+    """What is missing of a run's training, in words; None if nothing, or not on record."""
+    single = (run / "best.safetensors").is_file()
+    configs = [run / "config.json"] if single else [p / "config.json" for p in run_parts(run)]
+    described = [read_json(file) for file in configs if file.is_file()]
+    done = sum(content.get("finished", True) for content in described)
+    if single:
+        return None if done == len(described) else "its best weights so far are used"
+    asked = [content.get("settings", {}) for content in described]
+    planned = max((each.get("folds") or each.get("members") or 0 for each in asked), default=0)
+    return f"it has trained {done} of its {planned} models" if done < planned else None

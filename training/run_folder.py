@@ -151,8 +151,14 @@ def write_config(path: Path, args, plan, data, fabric) -> None:
             "revision": revision(),
             "device": torch.cuda.get_device_name() if on_gpu else platform.machine(),
             "processes": fabric.world_size,
+            "finished": False,
         },
     )
+
+
+def mark_finished(path: Path) -> None:
+    """Note in config.json that all epochs are trained, which inference looks for."""
+    write_json(path / "config.json", read_json(path / "config.json") | {"finished": True})
 
 
 def revision() -> str:

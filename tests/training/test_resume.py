@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 import train
 from benchmarks.forked import Forked
 from core.errors import UserError
+from prediction.runs import unfinished
 from training import settings
 from training.stop import Stop
 
@@ -161,7 +162,9 @@ def test_a_finished_run_is_extended_and_an_unfinished_one_is_not(
         trained(drawn, tmp_path, "--epochs", "2", *flags)
     with pytest.raises(UserError, match="--epochs 2 --resume"):
         trained(drawn, tmp_path, "--epochs", "4", *flags, "--resume")
+    assert unfinished(tmp_path / "a")
     run = trained(drawn, tmp_path, "--epochs", "2", *flags, "--resume")
+    assert not unfinished(run)
     capsys.readouterr()
     trained(drawn, tmp_path, "--epochs", "4", *flags, "--resume")
     assert "extended to 4 epochs, with a new learning-rate schedule" in capsys.readouterr().out
