@@ -79,6 +79,20 @@ def check_readable(paths) -> None:
         raise UserError(f"{bad[0]}{more}; repair it, or use --on_error skip or fallback")
 
 
+def check_shapes(predictor, paths: list[str]) -> None:
+    """Say if many photos are shaped unlike the training photos."""
+    from core.shape import differs, shapes
+
+    looked_at = shapes(paths)
+    others = int(differs(looked_at, predictor.shape).sum())
+    if others > len(looked_at) / 10:
+        say(
+            f"warning: {others} of {counted(len(looked_at), 'photo')} looked at are shaped unlike "
+            f"the training photos ({predictor.shape:.2f} times as wide as high), so their faces "
+            "are squeezed or stretched; --crop_faces cuts the faces out"
+        )
+
+
 def predict_photos(args, files: list[Path]) -> int:
     """Print everybody in args.photos and draw them; 1 if a photo could not be read."""
     from core.faces import CROP_MARGIN, FaceDetector
@@ -93,9 +107,10 @@ def predict_photos(args, files: list[Path]) -> int:
         check_readable(photos)
     detector = FaceDetector(args.face_detector)
     if args.crop_faces:
-        look = PeopleReader(predictor.probabilities, detector, CROP_MARGIN).look_closer
+        reader = PeopleReader(predictor.probabilities, detector, CROP_MARGIN, predictor.shape)
+        look = reader.look_closer
     else:
-        look = PeopleReader(predictor.probabilities, detector).look
+        look = PeopleReader(predictor.probabilities, detector, shape=predictor.shape).look
     pictures = Pictures(Path(args.draw), photos, args.overwrite) if args.draw else None
     return print_predictions(predictor, photos, look, args.on_error, pictures)
 
@@ -107,7 +122,7 @@ def predict_video(args, files: list[Path]) -> int:
     name = safe_name(args.output_name or (source.stem if source.is_file() else "camera"))
     output = folder(args.output_dir, "SM_OUTPUT_DATA_DIR", default="output") / f"{name}.csv"
     bar = partial(progress, description=name, unit="frame")
-    return video.main(args, build_predictor(args, files).probabilities, output, bar)
+    return video.main(args, build_predictor(args, files), output, bar)
 
 
 def predict_folder(args, name: str, files: list[Path], score: float | None) -> int:
@@ -123,6 +138,8 @@ def predict_folder(args, name: str, files: list[Path], score: float | None) -> i
     say(f"data: {counted(len(frame), 'photo')} in {source} ({chosen})")
     predictor = build_predictor(args, files)
     check_pairing(predictor, source, chosen)
+    if not args.crop_faces:
+        check_shapes(predictor, frame["path"].tolist())
     job = journal.describe(predictor, frame, args.crop_faces, args.face_detector)
     if args.resume and (done := submission.finished(wanted, journal.digest_of(job))):
         say(f"{done} is finished already")
@@ -147,7 +164,9 @@ def predict_rows(args, predictor, paths: list[str], journal) -> np.ndarray:
     """Probabilities (N, 18) of photos or of the faces in them; nan where one cannot be read."""
     from prediction.people import FaceCrops
 
-    photos = FaceCrops(paths, args.face_detector) if args.crop_faces else paths
+    photos = paths
+    if args.crop_faces:
+        photos = FaceCrops(paths, args.face_detector, predictor.shape)
     return predictor.averaged(photos, mark_errors=True, journal=journal)
 
 

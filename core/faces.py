@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from core.errors import UserError
+from core.shape import USUAL
 
 YUNET = Path(__file__).with_name("face_detection_yunet_2023mar.onnx")
 YUNET_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
@@ -112,14 +113,16 @@ def best_face(faces, width: int, height: int):
     return faces[np.argmax(faces[:, 2] * faces[:, 3] * (1 - np.minimum(away, 0.9)))]
 
 
-def portrait(face, margin: float, width: int, height: int) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of a 3:4 box around the face, moved and if need be shrunk to lie in
-    the photo.
+def portrait(
+    face, margin: float, width: int, height: int, shape: float = USUAL
+) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom of a box around the face, `shape` times as wide as high, moved and
+    if need be shrunk to lie in the photo.
     """
     left, top, face_width, face_height = face[:4]
-    box_height = max(face_height * (1 + 2 * margin), face_width * (1 + 2 * margin) * 4 / 3)
-    scale = min(1.0, height / box_height, width / (box_height * 0.75))
-    box_height, box_width = box_height * scale, box_height * 0.75 * scale
+    box_height = max(face_height * (1 + 2 * margin), face_width * (1 + 2 * margin) / shape)
+    scale = min(1.0, height / box_height, width / (box_height * shape))
+    box_height, box_width = box_height * scale, box_height * shape * scale
     x = round(min(max(left + face_width / 2 - box_width / 2, 0), width - box_width))
     y = round(min(max(top + face_height / 2 - box_height / 2, 0), height - box_height))
     right = min(width, max(x + 1, round(x + box_width)))

@@ -87,6 +87,12 @@ def read_photo(path) -> np.ndarray:
     return np.array(_decode(path))
 
 
+def upright_size(path) -> tuple[int, int]:
+    """Width and height of a photo, upright, by its header; PhotoError if it cannot be opened."""
+    with open_photo(path) as photo:
+        return photo.size[::-1] if _orientation(photo) >= 5 else photo.size
+
+
 def check_photo(path) -> PhotoError | None:
     """Read a photo to its last byte, at the least cost: None, or why it cannot be used."""
     try:

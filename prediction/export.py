@@ -17,6 +17,8 @@ from prediction.predictor import common_attribute
 from prediction.quantise import quantise
 from prediction.tta import views as views_of_batch
 
+COPIED = ("resize", "crop", "class_names", "photo_shape")  # of the first model's description
+
 
 def export(files: list[Path], output: Path, tta=None, offsets=True, photos=None) -> None:
     """Write the average of model files as ONNX; with `photos`, quantised to 8 bits by them."""
@@ -66,7 +68,7 @@ def joined(files: list[Path], tta=None, offsets=True):
             views = views_of_batch(images, views_of(model.description, tta))
             return torch.stack([model.log_probabilities(view).exp() for view in views]).mean(0)
 
-    description = {key: first[key] for key in ("resize", "crop", "class_names") if key in first}
+    description = {key: first[key] for key in COPIED if key in first}
     description |= {
         "drawn": any(description["drawn"] for description in descriptions),
         "architecture": "+".join(dict.fromkeys(each["architecture"] for each in descriptions)),

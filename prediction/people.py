@@ -7,6 +7,7 @@ import numpy as np
 
 from core.faces import CROP_MARGIN, MARGIN, WINNERS_CROP, FaceDetector, best_face, portrait
 from core.photo import crop_box, read_photo
+from core.shape import USUAL, differs
 
 SMALLEST = 40  # pixels of height; of smaller faces there is too little to see
 IN_VIEW = 0.75  # share of a face that must be in the picture; less would be a guess
@@ -18,10 +19,10 @@ class PeopleReader:
     probabilities (N, 18).
 
     predict: a list of photos -> (N, 18) probabilities, as Predictor.probabilities. Faces are left,
-    top, width, height and score, the largest first."""
+    top, width, height and score, the largest first. `shape` is that of the training photos."""
 
-    def __init__(self, predict, detector: FaceDetector, margin: float = MARGIN):
-        self.predict, self.detector, self.margin = predict, detector, margin
+    def __init__(self, predict, detector: FaceDetector, margin=MARGIN, shape=USUAL):
+        self.predict, self.detector, self.margin, self.shape = predict, detector, margin, shape
 
     def __call__(self, picture: np.ndarray):
         faces = self.faces(picture)
@@ -35,13 +36,16 @@ class PeopleReader:
     def look(self, photo):
         """Faces and what to predict for each, of a photo somebody chose (a path or a picture).
 
-        A portrait, and a photo without a face, are predicted as they are, so that a portrait of the
-        competition's kind gets the same prediction alone and in a folder. People come from left to
-        right. The face of a photo in which none was found is nan. PhotoError if unreadable.
+        A portrait shaped like the training photos, and a photo without a face, are predicted as
+        they are, so that a portrait of the competition's kind gets the same prediction alone and in
+        a folder. People come from left to right. The face of a photo in which none was found is
+        nan. PhotoError if unreadable.
         """
         picture = photo if isinstance(photo, np.ndarray) else read_photo(photo)
         faces = self.faces(picture)
-        if not len(faces) or is_portrait(faces, picture):
+        height, width = picture.shape[:2]
+        like_training = is_portrait(faces, picture) and not differs(width / height, self.shape)
+        if not len(faces) or like_training:
             return (faces if len(faces) else np.full((1, 5), np.nan)), [photo]
         faces = faces[np.argsort(faces[:, 0])]
         return faces, self.portraits(picture, faces)
@@ -57,7 +61,8 @@ class PeopleReader:
         return best, self.portraits(picture, best)
 
     def portraits(self, picture: np.ndarray, faces: np.ndarray) -> list[np.ndarray]:
-        boxes = [portrait(face, self.margin, *picture.shape[1::-1]) for face in faces]
+        size = picture.shape[1::-1]
+        boxes = [portrait(face, self.margin, *size, self.shape) for face in faces]
         return [picture[top:bottom, left:right] for left, top, right, bottom in boxes]
 
     def faces(self, picture: np.ndarray) -> np.ndarray:
@@ -70,9 +75,9 @@ class PeopleReader:
 class FaceCrops:
     """A sequence of photos, each cropped to its best face when it is asked for."""
 
-    def __init__(self, paths, detector: Path | None):
+    def __init__(self, paths, detector: Path | None, shape: float = USUAL):
         FaceDetector(detector)  # UserError if it is none, before any work
-        self.paths, self.detector = paths, detector
+        self.paths, self.detector, self.shape = paths, detector, shape
 
     def __len__(self):
         return len(self.paths)
@@ -82,7 +87,7 @@ class FaceCrops:
 
     @functools.cached_property
     def reader(self) -> PeopleReader:  # in each loader worker its own
-        return PeopleReader(None, FaceDetector(self.detector), CROP_MARGIN)
+        return PeopleReader(None, FaceDetector(self.detector), CROP_MARGIN, self.shape)
 
 
 def is_portrait(faces: np.ndarray, picture: np.ndarray) -> bool:

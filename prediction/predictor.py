@@ -10,6 +10,7 @@ from PIL import Image
 from core.errors import UserError
 from core.labels import CLASS_NAMES, CLASSES
 from core.progress import progress
+from core.shape import USUAL
 from prediction.options import Options
 from prediction.runs import files_of
 from prediction.words import table
@@ -75,6 +76,11 @@ class Predictor:
     def synthetic(self) -> bool:
         """Whether a model has been trained on synthetic faces, so that it knows no real ones."""
         return any(description.get("drawn") for description in self.descriptions.values())
+
+    @property
+    def shape(self) -> float:
+        """Width / height of the photos that the models were trained on, of the first if several."""
+        return self.descriptions[self.files[0]].get("photo_shape", USUAL)
 
     def summary(self) -> dict:
         """What is known of the models, as NAME.json beside a submission says it."""

@@ -125,17 +125,16 @@ def output_files(args, wanted: Path, live: bool) -> tuple[Path, Path]:
     return output, video
 
 
-def main(args, predict, output: Path, progress) -> int:
+def main(args, predictor, output: Path, progress) -> int:
     """Watch args.video and write `output`, the CSV, and the annotated video beside it.
-
-    predict: a list of photos -> (N, 18) probabilities, as Predictor.probabilities.
 
     A file is worked through to its end or not at all. A camera runs until Ctrl-C, or for
     args.seconds; its pictures are kept only where args.draw names a folder for them."""
     if find_spec("norfair") is None:
         command = "pip install -r requirements-extras.txt"
         raise UserError(f"--video: norfair is not installed; '{command}'")
-    reader = PeopleReader(predict, FaceDetector(args.face_detector, THRESHOLD))
+    detector = FaceDetector(args.face_detector, THRESHOLD)
+    reader = PeopleReader(predictor.probabilities, detector, shape=predictor.shape)
     source = open_source(args.video)
     stamp = f"-{datetime.now():%Y%m%d-%H%M%S}" * source.live
     output, video = output_files(args, output, source.live)

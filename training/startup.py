@@ -21,6 +21,7 @@ from core.folders import is_drawn
 from core.labels import ATTRIBUTES, OFFICIAL_BANDS, decode, encode
 from core.processes import cores, on_rank_zero
 from core.progress import say
+from core.shape import USUAL, differs, usual_shape
 from loss import create_criterion
 from model import MaskClassifier, load_pretrained
 from training import settings
@@ -89,7 +90,8 @@ def start(
         data.check()
     choices = recorded if "mean" in recorded else input_choices(args, train_frame) | recorded
     torch.manual_seed(args.seed)
-    model = build_model(args, choices, is_drawn(data.source), resumed)
+    shape = on_rank_zero(fabric, photo_shape, train_frame, data.extra)
+    model = build_model(args, choices, is_drawn(data.source), resumed, shape)
     data.check()  # before anything is timed
     if args.offsets != "no":
         set_frequency_offsets(model, train_frame, data.extra, args)
@@ -123,10 +125,24 @@ def input_choices(args, train_frame) -> dict:
     }
 
 
-def build_model(args, choices: dict, drawn: bool = False, resumed: bool = False) -> MaskClassifier:
+def photo_shape(train_frame, extra) -> float:
+    """The usual shape of the photos to train on; warns where that of the `extra` ones differs."""
+    shape = usual_shape(train_frame["path"].tolist())
+    if len(extra) and differs(other := usual_shape(extra["path"].tolist()), shape):
+        say(
+            f"warning: the photos of --extra are {other:.2f} times as wide as high, the others "
+            f"{shape:.2f}, so their faces are squeezed or stretched; crop them with prepare.py crop"
+        )
+    return shape
+
+
+def build_model(
+    args, choices: dict, drawn: bool = False, resumed: bool = False, shape: float = USUAL
+) -> MaskClassifier:
     """Backbone and head with their first weights, and all that inference will need to know.
 
-    Where a run is `resumed`, pretrained weights are not fetched again.
+    Where a run is `resumed`, pretrained weights are not fetched again. `shape` is that of the
+    photos.
     """
     model = MaskClassifier(
         args.model,
@@ -140,6 +156,7 @@ def build_model(args, choices: dict, drawn: bool = False, resumed: bool = False)
         drop=args.drop,
         tta=args.tta,
         drawn=drawn,
+        photo_shape=shape,
         macro_f1=None,
         **({"attribute": args.attribute} if args.attribute else {}),
     )

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 import inference
 from core.errors import UserError
@@ -68,6 +68,21 @@ def predict(models, photos, output, *more):
 def contents(folder):
     """The bytes of the files that a submission consists of; NAME.json names its own folder."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".json"}
+
+
+def test_photos_of_another_shape_than_those_trained_on_are_told(
+    models, portraits, tmp_path, capsys
+):
+    predict(models, portraits, tmp_path / "out")
+    assert "shaped unlike" not in capsys.readouterr().out
+    for path in portraits.iterdir():
+        with Image.open(path) as photo:
+            wide = ImageOps.pad(photo.convert("RGB"), (240, 128))
+        wide.save(tmp_path / path.name)
+    predict(models, tmp_path, tmp_path / "out")
+    assert "12 of 12 photos looked at are shaped unlike" in capsys.readouterr().out
+    predict(models, tmp_path, tmp_path / "out", "--crop_faces")
+    assert "shaped unlike" not in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------------------- interrupted jobs

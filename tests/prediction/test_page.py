@@ -21,7 +21,7 @@ WORN[0, 1] = 0.83  # mask worn, male, 30 to 59
 class AlwaysWorn:
     """A Predictor to which all people are alike."""
 
-    synthetic = True
+    synthetic, shape = True, 0.75
 
     def probabilities(self, photos):
         return np.repeat(WORN, len(photos), axis=0)

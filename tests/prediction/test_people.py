@@ -59,6 +59,26 @@ def test_a_portrait_is_predicted_as_it_is(picture, tmp_path):
     assert reader.look(tmp_path / "a.png")[1] == [tmp_path / "a.png"]
 
 
+@pytest.mark.parametrize(("width", "shape"), [(300, 0.75), (400, 0.75), (160, 0.75), (225, 1.0)])
+def test_the_face_of_a_portrait_of_another_shape_is_cut_out(picture, width, shape):
+    """Else it would be squeezed or stretched to the shape of the training photos."""
+    reader = reader_of([[30, 60, 100, 140, 0.9]])
+    reader.shape = shape
+    photo = np.ascontiguousarray(picture[:, :width])
+    reader.photo(photo)
+    height, width, _ = reader.predict.photos[0].shape
+    assert height < 300
+    assert width / height == pytest.approx(shape, abs=0.02)
+
+
+def test_a_square_portrait_is_predicted_as_it_is_by_a_model_of_square_photos(picture):
+    reader = reader_of([[80, 40, 120, 180, 0.9]])
+    reader.shape = 1.0
+    photo = np.ascontiguousarray(picture[:, :300])
+    reader.photo(photo)
+    assert reader.predict.photos[0] is photo
+
+
 def test_without_a_face_a_photo_is_predicted_whole_and_a_frame_not_at_all(picture):
     reader = reader_of(NOBODY)
     faces, probabilities = reader.photo(picture)

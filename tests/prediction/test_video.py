@@ -17,6 +17,7 @@ import pytest
 from core.errors import UserError
 from core.folders import ROOT
 from core.photo import fit
+from core.shape import USUAL
 from prediction import stream, video
 from prediction.recording import Recorder, TrackTable, summary
 from prediction.stream import LiveSource, hide_password, open_source
@@ -229,7 +230,9 @@ class Looks:
     given.
     """
 
-    def __call__(self, photos):
+    shape = USUAL
+
+    def probabilities(self, photos):
         corners = [fit(photo, (32, 24), None)[-3:, -3:] for photo in photos]
         states = [corner.mean((0, 1)).argmax() for corner in corners]
         return np.exp(log_probabilities(*states))

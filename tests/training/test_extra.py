@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import dataset
@@ -16,6 +17,7 @@ from core.labels import OFFICIAL_BANDS, decode
 from loss import create_criterion
 from model import YEARS, YearsHead
 from prediction import Predictor
+from prediction.model_file import read_description
 from training import settings
 from training.step import Blend, total_loss
 from training.targets import targets_of
@@ -122,6 +124,19 @@ def test_offsets_count_what_is_known(drawn, trained, extra, tmp_path):
     )
     offsets = load_file(run / "best.safetensors")["offsets"].numpy()
     assert np.allclose(offsets, expected, atol=1e-6)
+
+
+def test_the_shape_of_the_photos_is_kept_and_another_one_of_extra_photos_is_told(
+    drawn, trained, tmp_path, capsys
+):
+    run = trained(drawn, tmp_path, "--epochs", "1", "--val_ratio", "0")
+    assert read_description(run / "best.safetensors")["photo_shape"] == 0.75
+    Image.new("RGB", (64, 64)).save(tmp_path / "square.png")
+    (tmp_path / "list.csv").write_text("path,gender\nsquare.png,male\n")
+    capsys.readouterr()
+    flags = ("--epochs", "1", "--val_ratio", "0", "--extra", tmp_path / "list.csv")
+    trained(drawn, tmp_path, *flags, name="b")
+    assert "--extra are 1.00 times as wide as high, the others 0.75" in capsys.readouterr().out
 
 
 def test_a_run_is_resumed_with_the_same_list_alone(drawn, trained, extra, tmp_path):
