@@ -79,23 +79,22 @@ def check_readable(paths) -> None:
         raise UserError(f"{bad[0]}{more}; repair it, or use --on_error skip or fallback")
 
 
-def check_shapes(predictor, paths: list[str]) -> None:
-    """Say if many photos are shaped unlike the training photos."""
-    from core.shape import differs, shapes
+def check_framing(predictor, paths: list[str], detector: Path | None) -> None:
+    """Warn of photos that show faces otherwise than the training photos."""
+    from core.faces import FaceDetector
+    from core.framing import framing_of
 
-    looked_at = shapes(paths)
-    others = int(differs(looked_at, predictor.shape).sum())
-    if others > len(looked_at) / 10:
+    here, trained_on = framing_of(paths, FaceDetector(detector)), predictor.framing()
+    if here and not here.is_like(trained_on):
         say(
-            f"warning: {others} of {counted(len(looked_at), 'photo')} looked at are shaped unlike "
-            f"the training photos ({predictor.shape:.2f} times as wide as high), so their faces "
-            "are squeezed or stretched; --crop_faces cuts the faces out"
+            f"warning: these photos are {here}, the training photos {trained_on}; predictions "
+            "suffer from that: --crop_faces cuts the faces out"
         )
 
 
 def predict_photos(args, files: list[Path]) -> int:
     """Print everybody in args.photos and draw them; 1 if a photo could not be read."""
-    from core.faces import CROP_MARGIN, FaceDetector
+    from core.faces import FaceDetector
     from prediction.people import PeopleReader
     from prediction.show import Pictures, photos_in, print_predictions
 
@@ -106,11 +105,8 @@ def predict_photos(args, files: list[Path]) -> int:
     if args.on_error == "fail":
         check_readable(photos)
     detector = FaceDetector(args.face_detector)
-    if args.crop_faces:
-        reader = PeopleReader(predictor.probabilities, detector, CROP_MARGIN, predictor.shape)
-        look = reader.look_closer
-    else:
-        look = PeopleReader(predictor.probabilities, detector, shape=predictor.shape).look
+    reader = PeopleReader(predictor.probabilities, detector, predictor.framing(args.crop_faces))
+    look = reader.look_closer if args.crop_faces else reader.look
     pictures = Pictures(Path(args.draw), photos, args.overwrite) if args.draw else None
     return print_predictions(predictor, photos, look, args.on_error, pictures)
 
@@ -138,8 +134,8 @@ def predict_folder(args, name: str, files: list[Path], score: float | None) -> i
     say(f"data: {counted(len(frame), 'photo')} in {source} ({chosen})")
     predictor = build_predictor(args, files)
     check_pairing(predictor, source, chosen)
-    if not args.crop_faces:
-        check_shapes(predictor, frame["path"].tolist())
+    if not args.crop_faces and predictor.is_first:
+        check_framing(predictor, frame["path"].tolist(), args.face_detector)
     job = journal.describe(predictor, frame, args.crop_faces, args.face_detector)
     if args.resume and (done := submission.finished(wanted, journal.digest_of(job))):
         say(f"{done} is finished already")
@@ -166,7 +162,7 @@ def predict_rows(args, predictor, paths: list[str], journal) -> np.ndarray:
 
     photos = paths
     if args.crop_faces:
-        photos = FaceCrops(paths, args.face_detector, predictor.shape)
+        photos = FaceCrops(paths, args.face_detector, predictor.framing(cropped=True))
     return predictor.averaged(photos, mark_errors=True, journal=journal)
 
 

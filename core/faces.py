@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from core.errors import UserError
-from core.shape import USUAL
 
 YUNET = Path(__file__).with_name("face_detection_yunet_2023mar.onnx")
 YUNET_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
@@ -21,9 +20,7 @@ SIZES = (640, 160)
 RETRY = 320  # where neither found any
 OVERLAP = 0.5  # share of the smaller box from which two boxes are the same face
 THRESHOLD = 0.6
-# On each side of a face, in heights of it: 0.3 makes a face fill 60 % of a portrait's height
-MARGIN = 0.3
-CROP_MARGIN = 0.6  # of prepare.py crop and inference.py --crop_faces
+CROP_MARGIN = 0.6  # on each side of a face, in heights of it: the default of prepare.py crop
 WINNERS_CROP = (320, 256)  # height, width in the 512 x 384 frame: where no face is found
 
 
@@ -114,10 +111,12 @@ def best_face(faces, width: int, height: int):
 
 
 def portrait(
-    face, margin: float, width: int, height: int, shape: float = USUAL
+    face, margin: float, width: int, height: int, shape: float = 0.75
 ) -> tuple[int, int, int, int]:
     """Left, top, right, bottom of a box around the face, `shape` times as wide as high, moved and
     if need be shrunk to lie in the photo.
+
+    margin: what is left on each side of the face, in heights of it.
     """
     left, top, face_width, face_height = face[:4]
     box_height = max(face_height * (1 + 2 * margin), face_width * (1 + 2 * margin) / shape)

@@ -17,7 +17,7 @@ from prediction.predictor import common_attribute
 from prediction.quantise import quantise
 from prediction.tta import views as views_of_batch
 
-COPIED = ("resize", "crop", "class_names", "photo_shape")  # of the first model's description
+COPIED = ("resize", "crop", "class_names", "framing")  # of the first model's description
 
 
 def export(files: list[Path], output: Path, tta=None, offsets=True, photos=None) -> None:

@@ -77,7 +77,7 @@ def add_photos(parser) -> None:
                    help="photos that cannot be read: stop before any work, leave them out, or give "
                    "them the mean of the others (default: fail; with PHOTO, name them and go on)")
     g.add_argument("--crop_faces", action="store_true",
-                   help="first crop the face out of each photo, as prepare.py crop does")
+                   help="first crop the face out of each photo, framed as in the training photos")
     add_face_detector(g)
 
 

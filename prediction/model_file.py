@@ -104,7 +104,7 @@ RULES = {
 }
 OPTIONAL = {
     "drop": lambda v: isinstance(v, int | float) and 0 <= v < 1,
-    "photo_shape": lambda v: _numbers([v], 1) and v > 0,
+    "framing": lambda v: _numbers(v, 2) and min(v) > 0,
     "tuned_offsets": lambda v: _numbers(v, CLASSES),
     "attribute": lambda v: v in tuple(ATTRIBUTES),
     "tta": lambda v: isinstance(v, list) and set(v) <= set(VIEWS),

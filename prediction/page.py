@@ -78,7 +78,7 @@ class Page:
     def load(self) -> bool:
         with self.lock:
             if self.reader is None and (found := self.find_model()):
-                self.reader = PeopleReader(found.probabilities, self.detector, shape=found.shape)
+                self.reader = PeopleReader(found.probabilities, self.detector, found.framing())
                 self.synthetic = found.synthetic
         return self.reader is not None
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from core.faces import CROP_MARGIN, MARGIN, WINNERS_CROP, FaceDetector, best_face, portrait
+from core.faces import WINNERS_CROP, FaceDetector, best_face, portrait
+from core.framing import Framing
 from core.photo import crop_box, read_photo
-from core.shape import USUAL, differs
 
 SMALLEST = 40  # pixels of height; of smaller faces there is too little to see
 IN_VIEW = 0.75  # share of a face that must be in the picture; less would be a guess
-FILLS = 0.3  # share of the photo's height from which a lone face makes the photo a portrait
+FILLS = 0.3  # share of the photo's height from which a lone face is not too small
 
 
 class PeopleReader:
@@ -19,10 +19,11 @@ class PeopleReader:
     probabilities (N, 18).
 
     predict: a list of photos -> (N, 18) probabilities, as Predictor.probabilities. Faces are left,
-    top, width, height and score, the largest first. `shape` is that of the training photos."""
+    top, width, height and score, the largest first; they are cut out as the training photos show
+    them, which `framing` says."""
 
-    def __init__(self, predict, detector: FaceDetector, margin=MARGIN, shape=USUAL):
-        self.predict, self.detector, self.margin, self.shape = predict, detector, margin, shape
+    def __init__(self, predict, detector: FaceDetector, framing: Framing):
+        self.predict, self.detector, self.framing = predict, detector, framing
 
     def __call__(self, picture: np.ndarray):
         faces = self.faces(picture)
@@ -36,22 +37,20 @@ class PeopleReader:
     def look(self, photo):
         """Faces and what to predict for each, of a photo somebody chose (a path or a picture).
 
-        A portrait shaped like the training photos, and a photo without a face, are predicted as
-        they are, so that a portrait of the competition's kind gets the same prediction alone and in
-        a folder. People come from left to right. The face of a photo in which none was found is
-        nan. PhotoError if unreadable.
+        A portrait framed like the training photos, and a photo without a face, are predicted as
+        they are, so that such a portrait gets the same prediction alone and in a folder. People
+        come from left to right. The face of a photo in which none was found is nan. PhotoError if
+        unreadable.
         """
         picture = photo if isinstance(photo, np.ndarray) else read_photo(photo)
         faces = self.faces(picture)
-        height, width = picture.shape[:2]
-        like_training = is_portrait(faces, picture) and not differs(width / height, self.shape)
-        if not len(faces) or like_training:
+        if not len(faces) or self.is_portrait(faces, picture):
             return (faces if len(faces) else np.full((1, 5), np.nan)), [photo]
         faces = faces[np.argsort(faces[:, 0])]
         return faces, self.portraits(picture, faces)
 
     def look_closer(self, photo):
-        """As `look`, for models trained on cropped faces: every photo's best face is cut out."""
+        """As `look`, but the best face of every photo is cut out, and of no other."""
         picture = read_photo(photo)
         faces = self.detector(picture)
         if not len(faces):
@@ -61,23 +60,31 @@ class PeopleReader:
         return best, self.portraits(picture, best)
 
     def portraits(self, picture: np.ndarray, faces: np.ndarray) -> list[np.ndarray]:
-        size = picture.shape[1::-1]
-        boxes = [portrait(face, self.margin, *size, self.shape) for face in faces]
+        size, (margin, shape) = picture.shape[1::-1], (self.framing.margin, self.framing.shape)
+        boxes = [portrait(face, margin, *size, shape) for face in faces]
         return [picture[top:bottom, left:right] for left, top, right, bottom in boxes]
 
     def faces(self, picture: np.ndarray) -> np.ndarray:
         """Faces (N, 5) that are large enough and wholly enough in the picture."""
         faces = self.detector(picture)
         shown = in_view(faces, *picture.shape[1::-1]) >= IN_VIEW
-        return faces[shown & ((faces[:, 3] >= SMALLEST) | is_portrait(faces, picture))]
+        fills_it = len(faces) == 1 and faces[0, 3] >= FILLS * picture.shape[0]
+        return faces[shown & ((faces[:, 3] >= SMALLEST) | fills_it)]
+
+    def is_portrait(self, faces: np.ndarray, picture: np.ndarray) -> bool:
+        """Whether a photo shows one person, framed as in the training photos."""
+        height, width = picture.shape[:2]
+        return len(faces) == 1 and Framing(width / height, faces[0, 3] / height).is_like(
+            self.framing
+        )
 
 
 class FaceCrops:
     """A sequence of photos, each cropped to its best face when it is asked for."""
 
-    def __init__(self, paths, detector: Path | None, shape: float = USUAL):
+    def __init__(self, paths, detector: Path | None, framing: Framing):
         FaceDetector(detector)  # UserError if it is none, before any work
-        self.paths, self.detector, self.shape = paths, detector, shape
+        self.paths, self.detector, self.framing = paths, detector, framing
 
     def __len__(self):
         return len(self.paths)
@@ -87,12 +94,7 @@ class FaceCrops:
 
     @functools.cached_property
     def reader(self) -> PeopleReader:  # in each loader worker its own
-        return PeopleReader(None, FaceDetector(self.detector), CROP_MARGIN, self.shape)
-
-
-def is_portrait(faces: np.ndarray, picture: np.ndarray) -> bool:
-    """Whether a photo shows one person, whose face fills enough of it."""
-    return len(faces) == 1 and faces[0, 3] >= FILLS * picture.shape[0]
+        return PeopleReader(None, FaceDetector(self.detector), self.framing)
 
 
 def in_view(faces: np.ndarray, width: int, height: int) -> np.ndarray:

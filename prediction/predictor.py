@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image
 
 from core.errors import UserError
+from core.framing import CROPPED_FILL, Framing
 from core.labels import CLASS_NAMES, CLASSES
 from core.progress import progress
-from core.shape import USUAL
 from prediction.options import Options
 from prediction.runs import files_of
 from prediction.words import table
@@ -77,10 +77,13 @@ class Predictor:
         """Whether a model has been trained on synthetic faces, so that it knows no real ones."""
         return any(description.get("drawn") for description in self.descriptions.values())
 
-    @property
-    def shape(self) -> float:
-        """Width / height of the photos that the models were trained on, of the first if several."""
-        return self.descriptions[self.files[0]].get("photo_shape", USUAL)
+    def framing(self, cropped: bool = False) -> Framing:
+        """How faces stand in the training photos of the first model.
+
+        Where the model file does not say, as portraits, or `cropped` as prepare.py crop does.
+        """
+        known = self.descriptions[self.files[0]].get("framing")
+        return Framing(*known) if known else Framing(fill=CROPPED_FILL) if cropped else Framing()
 
     def summary(self) -> dict:
         """What is known of the models, as NAME.json beside a submission says it."""

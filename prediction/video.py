@@ -134,7 +134,7 @@ def main(args, predictor, output: Path, progress) -> int:
         command = "pip install -r requirements-extras.txt"
         raise UserError(f"--video: norfair is not installed; '{command}'")
     detector = FaceDetector(args.face_detector, THRESHOLD)
-    reader = PeopleReader(predictor.probabilities, detector, shape=predictor.shape)
+    reader = PeopleReader(predictor.probabilities, detector, predictor.framing())
     source = open_source(args.video)
     stamp = f"-{datetime.now():%Y%m%d-%H%M%S}" * source.live
     output, video = output_files(args, output, source.live)

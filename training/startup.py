@@ -4,7 +4,7 @@ The decisions are made here, applied here, stored in config.json under "choices"
 there when the run is resumed.
 """
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, astuple, dataclass, fields, replace
 
 import numpy as np
 import timm
@@ -18,10 +18,10 @@ from core.errors import UserError
 from core.extra_photos import certain
 from core.fabric import Fabric, MixedPrecision, Precision, launch_ranks
 from core.folders import is_drawn
+from core.framing import Framing, framing_of
 from core.labels import ATTRIBUTES, OFFICIAL_BANDS, decode, encode
 from core.processes import cores, on_rank_zero
 from core.progress import say
-from core.shape import USUAL, differs, usual_shape
 from loss import create_criterion
 from model import MaskClassifier, load_pretrained
 from training import settings
@@ -90,8 +90,8 @@ def start(
         data.check()
     choices = recorded if "mean" in recorded else input_choices(args, train_frame) | recorded
     torch.manual_seed(args.seed)
-    shape = on_rank_zero(fabric, photo_shape, train_frame, data.extra)
-    model = build_model(args, choices, is_drawn(data.source), resumed, shape)
+    framing = on_rank_zero(fabric, framing_of_photos, train_frame, data.extra)
+    model = build_model(args, choices, is_drawn(data.source), resumed, framing)
     data.check()  # before anything is timed
     if args.offsets != "no":
         set_frequency_offsets(model, train_frame, data.extra, args)
@@ -125,24 +125,24 @@ def input_choices(args, train_frame) -> dict:
     }
 
 
-def photo_shape(train_frame, extra) -> float:
-    """The usual shape of the photos to train on; warns where that of the `extra` ones differs."""
-    shape = usual_shape(train_frame["path"].tolist())
-    if len(extra) and differs(other := usual_shape(extra["path"].tolist()), shape):
-        say(
-            f"warning: the photos of --extra are {other:.2f} times as wide as high, the others "
-            f"{shape:.2f}, so their faces are squeezed or stretched; crop them with prepare.py crop"
-        )
-    return shape
+def framing_of_photos(train_frame, extra) -> Framing | None:
+    """How faces stand in the photos to train on; says so, and warns of `extra` ones that differ."""
+    framing = framing_of(train_frame["path"].tolist())
+    if framing is None:
+        return None
+    say(f"framing: the photos are {framing}")
+    other = framing_of(extra["path"].tolist())
+    if other and not other.is_like(framing):
+        say(f"warning: the photos of --extra are {other}; frame them alike with prepare.py crop")
+    return framing
 
 
 def build_model(
-    args, choices: dict, drawn: bool = False, resumed: bool = False, shape: float = USUAL
+    args, choices: dict, drawn=False, resumed=False, framing: Framing | None = None
 ) -> MaskClassifier:
     """Backbone and head with their first weights, and all that inference will need to know.
 
-    Where a run is `resumed`, pretrained weights are not fetched again. `shape` is that of the
-    photos.
+    Where a run is `resumed`, pretrained weights are not fetched again.
     """
     model = MaskClassifier(
         args.model,
@@ -156,8 +156,8 @@ def build_model(
         drop=args.drop,
         tta=args.tta,
         drawn=drawn,
-        photo_shape=shape,
         macro_f1=None,
+        **({"framing": list(astuple(framing))} if framing else {}),
         **({"attribute": args.attribute} if args.attribute else {}),
     )
     if args.attribute:

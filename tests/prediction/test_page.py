@@ -12,6 +12,7 @@ from werkzeug.test import Client
 
 import demo
 from core.errors import UserError
+from core.framing import Framing
 from prediction.page import Page
 
 WORN = np.full((1, 18), 0.01)
@@ -21,7 +22,7 @@ WORN[0, 1] = 0.83  # mask worn, male, 30 to 59
 class AlwaysWorn:
     """A Predictor to which all people are alike."""
 
-    synthetic, shape = True, 0.75
+    synthetic, framing = True, Framing
 
     def probabilities(self, photos):
         return np.repeat(WORN, len(photos), axis=0)

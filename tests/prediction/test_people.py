@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from core.faces import portrait
+from core.framing import Framing
 from prediction.people import PeopleReader
 
 NOBODY = np.zeros((0, 5))
@@ -30,8 +31,11 @@ def picture():
     return pixels
 
 
-def reader_of(faces):
-    return PeopleReader(Brightness(), lambda _: np.asarray(faces, float))
+PORTRAIT = Framing(0.75, 0.625)
+
+
+def reader_of(faces, framing=PORTRAIT):
+    return PeopleReader(Brightness(), lambda _: np.asarray(faces, float), framing)
 
 
 FACES = [[450, 100, 60, 80, 0.9], [50, 100, 60, 80, 0.9], [250, 100, 60, 80, 0.9]]
@@ -59,21 +63,29 @@ def test_a_portrait_is_predicted_as_it_is(picture, tmp_path):
     assert reader.look(tmp_path / "a.png")[1] == [tmp_path / "a.png"]
 
 
-@pytest.mark.parametrize(("width", "shape"), [(300, 0.75), (400, 0.75), (160, 0.75), (225, 1.0)])
-def test_the_face_of_a_portrait_of_another_shape_is_cut_out(picture, width, shape):
-    """Else it would be squeezed or stretched to the shape of the training photos."""
-    reader = reader_of([[30, 60, 100, 140, 0.9]])
-    reader.shape = shape
-    photo = np.ascontiguousarray(picture[:, :width])
-    reader.photo(photo)
+@pytest.mark.parametrize(
+    ("width", "face_height", "framing"),
+    [
+        (300, 150, Framing(0.75, 0.6)),  # square
+        (400, 150, Framing(0.75, 0.6)),  # of a webcam
+        (160, 150, Framing(0.75, 0.6)),  # of a telephone held upright
+        (225, 120, Framing(0.75, 0.6)),  # too far away
+        (225, 180, Framing(0.75, 0.8)),
+        (225, 150, Framing(1.0, 0.6)),
+    ],
+)
+def test_the_face_of_a_portrait_of_another_framing_is_cut_out(picture, width, face_height, framing):
+    """Else it would be squeezed, stretched, or smaller than the faces that the model knows."""
+    reader = reader_of([[40, 60, 0.5 * face_height, face_height, 0.9]], framing)
+    reader.photo(np.ascontiguousarray(picture[:, :width]))
     height, width, _ = reader.predict.photos[0].shape
     assert height < 300
-    assert width / height == pytest.approx(shape, abs=0.02)
+    assert width / height == pytest.approx(framing.shape, abs=0.02)
+    assert face_height / height == pytest.approx(framing.fill, rel=0.2)  # moved by the edge
 
 
 def test_a_square_portrait_is_predicted_as_it_is_by_a_model_of_square_photos(picture):
-    reader = reader_of([[80, 40, 120, 180, 0.9]])
-    reader.shape = 1.0
+    reader = reader_of([[80, 40, 120, 180, 0.9]], Framing(1.0, 0.6))
     photo = np.ascontiguousarray(picture[:, :300])
     reader.photo(photo)
     assert reader.predict.photos[0] is photo

@@ -16,8 +16,8 @@ import pytest
 
 from core.errors import UserError
 from core.folders import ROOT
+from core.framing import Framing
 from core.photo import fit
-from core.shape import USUAL
 from prediction import stream, video
 from prediction.recording import Recorder, TrackTable, summary
 from prediction.stream import LiveSource, hide_password, open_source
@@ -230,7 +230,7 @@ class Looks:
     given.
     """
 
-    shape = USUAL
+    framing = Framing
 
     def probabilities(self, photos):
         corners = [fit(photo, (32, 24), None)[-3:, -3:] for photo in photos]

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 import dataset
 from core import extra_photos, metrics
 from core.errors import UserError
+from core.framing import Framing
 from core.labels import OFFICIAL_BANDS, decode
 from loss import create_criterion
 from model import YEARS, YearsHead
@@ -126,17 +127,24 @@ def test_offsets_count_what_is_known(drawn, trained, extra, tmp_path):
     assert np.allclose(offsets, expected, atol=1e-6)
 
 
-def test_the_shape_of_the_photos_is_kept_and_another_one_of_extra_photos_is_told(
-    drawn, trained, tmp_path, capsys
+def test_how_faces_stand_in_the_photos_is_kept_and_another_way_of_extra_photos_is_told(
+    drawn, trained, tmp_path, capsys, monkeypatch
 ):
-    run = trained(drawn, tmp_path, "--epochs", "1", "--val_ratio", "0")
-    assert read_description(run / "best.safetensors")["photo_shape"] == 0.75
+    monkeypatch.setattr(
+        "core.faces.FaceDetector.__call__",
+        lambda _, photo: np.array([[0, 0, 9, photo.shape[0] / 2, 0.9]]),
+    )
     Image.new("RGB", (64, 64)).save(tmp_path / "square.png")
     (tmp_path / "list.csv").write_text("path,gender\nsquare.png,male\n")
-    capsys.readouterr()
     flags = ("--epochs", "1", "--val_ratio", "0", "--extra", tmp_path / "list.csv")
-    trained(drawn, tmp_path, *flags, name="b")
-    assert "--extra are 1.00 times as wide as high, the others 0.75" in capsys.readouterr().out
+    run = trained(drawn, tmp_path, *flags)
+    assert read_description(run / "best.safetensors")["framing"] == [0.75, 0.5]
+    assert Predictor(run).framing() == Framing(0.75, 0.5)
+    said = capsys.readouterr().out
+    assert (
+        "framing: the photos are 0.75 times as wide as high, faces fill 50% of the height" in said
+    )
+    assert "warning: the photos of --extra are 1.00 times as wide as high" in said
 
 
 def test_a_run_is_resumed_with_the_same_list_alone(drawn, trained, extra, tmp_path):
