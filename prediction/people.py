@@ -51,7 +51,7 @@ class PeopleReader:
 
     def look_closer(self, photo):
         """As `look`, but the best face of every photo is cut out, and of no other."""
-        picture = read_photo(photo)
+        picture = photo if isinstance(photo, np.ndarray) else read_photo(photo)
         faces = self.detector(picture)
         if not len(faces):
             box = tuple(round(side) for side in crop_box(*picture.shape[1::-1], WINNERS_CROP))
@@ -82,15 +82,15 @@ class PeopleReader:
 class FaceCrops:
     """A sequence of photos, each cropped to its best face when it is asked for."""
 
-    def __init__(self, paths, detector: Path | None, framing: Framing):
+    def __init__(self, photos, detector: Path | None, framing: Framing):
         FaceDetector(detector)  # UserError if it is none, before any work
-        self.paths, self.detector, self.framing = paths, detector, framing
+        self.photos, self.detector, self.framing = photos, detector, framing
 
     def __len__(self):
-        return len(self.paths)
+        return len(self.photos)
 
     def __getitem__(self, row: int) -> np.ndarray:
-        return self.reader.look_closer(self.paths[row])[1][0]
+        return self.reader.look_closer(self.photos[row])[1][0]
 
     @functools.cached_property
     def reader(self) -> PeopleReader:  # in each loader worker its own

@@ -12,6 +12,7 @@ from core.framing import CROPPED_FILL, Framing
 from core.labels import CLASS_NAMES, CLASSES
 from core.progress import progress
 from prediction.options import Options
+from prediction.people import FaceCrops
 from prediction.runs import files_of
 from prediction.words import table
 
@@ -106,31 +107,34 @@ class Predictor:
         """The kind of device, and how many share the photos."""
         return f"{self.fabric.device.type} x {self.fabric.world_size}" if self.fabric else "ONNX"
 
-    def predict(self, photos, on_error="raise"):
+    def predict(self, photos, on_error="raise", crop_faces=False):
         """A pandas frame, a row a photo, indexed by the photo's position in `photos`.
 
         Columns: class (0..17), mask, gender and age (words), the probabilities of each attribute
-        (p_mask_worn ... p_60_and_over) and of each class (p0 ... p17). Photos and errors are those
-        of `probabilities`; with on_error="skip" unreadable photos have no row.
+        (p_mask_worn ... p_60_and_over) and of each class (p0 ... p17). Photos, errors and crops are
+        those of `probabilities`; with on_error="skip" unreadable photos have no row.
         """
-        probabilities = self.probabilities(photos, on_error)
+        probabilities = self.probabilities(photos, on_error, crop_faces)
         read = ~np.isnan(probabilities).any(axis=1)
         return table(probabilities[read], np.flatnonzero(read))
 
-    def probabilities(self, photos, on_error="raise") -> np.ndarray:
+    def probabilities(self, photos, on_error="raise", crop_faces=False) -> np.ndarray:
         """(N, 18) float32, offsets included, averaged over the models.
 
         photos: paths, open files, PIL images or (H, W, 3) uint8 RGB arrays, mixed, of any size, in
         a list or another iterable; TypeError for anything else.
         The class is mask * 6 + gender * 3 + age.
         A photo that cannot be read raises PhotoError, a UserError with `path` and `reason`; with
-        on_error="skip" its row is nan.
+        on_error="skip" its row is nan. With `crop_faces` each photo's largest, most central face is
+        cut out first, framed as in the training photos: for photos that show faces otherwise.
         """
         if on_error not in ("raise", "skip"):
             raise ValueError(f"on_error is 'raise' or 'skip', not {on_error!r}")
         photos = checked(photos)
         if not photos:
             return np.zeros((0, CLASSES), np.float32)
+        if crop_faces:
+            photos = FaceCrops(photos, None, self.framing(cropped=True))
         return self.averaged(photos, on_error == "skip")
 
     def averaged(self, photos, mark_errors: bool, journal=None) -> np.ndarray:

@@ -286,3 +286,7 @@ def test_faces_are_cropped_as_prepare_crop_does(models, portraits, tmp_path):
     np.testing.assert_allclose(
         submission.read_probabilities(tmp_path / "run.npz")[1], expected, atol=1e-6
     )
+    paths = sorted(portraits.iterdir())
+    photos = [paths[0], Image.open(paths[1]), np.array(Image.open(paths[2])), *paths[3:]]
+    cropped = Predictor(models, precision="fp32").probabilities(photos, crop_faces=True)
+    np.testing.assert_allclose(cropped, expected, atol=1e-6)
