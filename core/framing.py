@@ -2,12 +2,14 @@
 shape of the photo squeezes or stretches it, another size is one that the model has not seen.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
 from core.faces import CROP_MARGIN, FaceDetector
 from core.photo import REFERENCE, PhotoError, load_photo, upright_size
+from core.processes import cores
 
 TOLERANCE = 1.2  # of both measures; measured in docs/entrance.md
 LOOKED_AT = 60  # photos of a folder
@@ -45,18 +47,23 @@ def framing_of(paths, detect=None) -> Framing | None:
     Photos that cannot be read are left out. detect: as FaceDetector, of which it is one by default.
     """
     detect = detect or FaceDetector()
-    shapes, fills = [], []
-    for path in paths[:: -(-len(paths) // LOOKED_AT) or 1]:
-        try:
-            width, height = upright_size(path)
-            scale = min(1.0, SIDE / max(width, height))
-            size = max(1, round(height * scale)), max(1, round(width * scale))
-            faces = detect(load_photo(path, size))
-        except PhotoError:  # told where photos are checked
-            continue
-        shapes.append(width / height)
-        if len(faces):
-            fills.append(faces[0, 3] / size[0])
-    if not fills or len(fills) < LEAST_FOUND * len(shapes):
+    some = paths[:: -(-len(paths) // LOOKED_AT) or 1]
+    with ThreadPoolExecutor(cores()) as pool:
+        looked = [one for one in pool.map(lambda path: _look(path, detect), some) if one]
+    shapes, fills = np.array(looked).reshape(-1, 2).T
+    found = fills > 0
+    if not found.any() or found.mean() < LEAST_FOUND:
         return None
-    return Framing(round(float(np.median(shapes)), 3), round(float(np.median(fills)), 3))
+    return Framing(round(float(np.median(shapes)), 3), round(float(np.median(fills[found])), 3))
+
+
+def _look(path, detect) -> tuple[float, float] | None:
+    """The shape of a photo and what its largest face fills, 0 for none; None if unreadable."""
+    try:
+        width, height = upright_size(path)
+        scale = min(1.0, SIDE / max(width, height))
+        size = max(1, round(height * scale)), max(1, round(width * scale))
+        faces = detect(load_photo(path, size))
+    except PhotoError:  # told where photos are checked
+        return None
+    return width / height, faces[0, 3] / size[0] if len(faces) else 0.0
