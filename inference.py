@@ -80,10 +80,12 @@ def check_readable(paths) -> None:
 
 
 def check_framing(predictor, paths: list[str], detector: Path | None) -> None:
-    """Warn of photos that show faces otherwise than the training photos."""
+    """Warn of photos that show faces otherwise than the training photos, where those are known."""
     from core.faces import FaceDetector
     from core.framing import framing_of
 
+    if not predictor.known_framing:
+        return
     here, trained_on = framing_of(paths, FaceDetector(detector)), predictor.framing()
     if here and not here.is_like(trained_on):
         say(

@@ -78,13 +78,15 @@ class Predictor:
         """Whether a model has been trained on synthetic faces, so that it knows no real ones."""
         return any(description.get("drawn") for description in self.descriptions.values())
 
-    def framing(self, cropped: bool = False) -> Framing:
-        """How faces stand in the training photos of the first model.
-
-        Where the model file does not say, as portraits, or `cropped` as prepare.py crop does.
-        """
+    @property
+    def known_framing(self) -> Framing | None:
+        """How faces stand in the training photos of the first model; None if it does not say."""
         known = self.descriptions[self.files[0]].get("framing")
-        return Framing(*known) if known else Framing(fill=CROPPED_FILL) if cropped else Framing()
+        return Framing(*known) if known else None
+
+    def framing(self, cropped: bool = False) -> Framing:
+        """The same or, where it is not known, that of portraits or of `cropped` faces."""
+        return self.known_framing or (Framing(fill=CROPPED_FILL) if cropped else Framing())
 
     def summary(self) -> dict:
         """What is known of the models, as NAME.json beside a submission says it."""

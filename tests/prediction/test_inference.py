@@ -14,12 +14,15 @@ from PIL import Image, ImageOps
 import inference
 from core.errors import UserError
 from core.folders import ROOT
+from core.framing import Framing
 from model import MaskClassifier
 from prediction import Predictor, submission
 from prediction.export import export_onnx
 from prediction.journal import Journal
 from prediction.model_file import save_model
 from preparation.sample import draw_photo, look_of, make_people
+
+FRAMING = Framing(0.75, 0.61)
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +32,7 @@ def models(tmp_path_factory):
     for fold, head in enumerate(("years", "joint")):
         torch.manual_seed(fold)
         more = {"crop": None, "bands": [30, 60], "macro_f1": None, "drawn": False, "tta": []}
+        more["framing"] = [FRAMING.shape, FRAMING.fill]
         model = MaskClassifier("test_efficientnet", head, (32, 24), std=[0.02] * 3, **more)
         with (
             torch.no_grad()
@@ -276,11 +280,10 @@ def test_single_photos_obey_the_flags_of_a_folder(models, portraits, tmp_path, c
 
 
 def test_faces_are_cropped_as_prepare_crop_does(models, portraits, tmp_path):
-    from core.faces import CROP_MARGIN
     from preparation.images import face_cropper
 
     predict(models, portraits, tmp_path, "--crop_faces")
-    crop = face_cropper(None, CROP_MARGIN)
+    crop = face_cropper(None, FRAMING.margin)
     crops = [crop(Image.open(path))[0] for path in sorted(portraits.iterdir())]
     expected = Predictor(models, precision="fp32").probabilities(crops)
     np.testing.assert_allclose(
@@ -290,3 +293,7 @@ def test_faces_are_cropped_as_prepare_crop_does(models, portraits, tmp_path):
     photos = [paths[0], Image.open(paths[1]), np.array(Image.open(paths[2])), *paths[3:]]
     cropped = Predictor(models, precision="fp32").probabilities(photos, crop_faces=True)
     np.testing.assert_allclose(cropped, expected, atol=1e-6)
+
+
+def test_an_exported_model_knows_how_faces_stand_in_its_training_photos(models):
+    assert Predictor(models / "run.onnx").known_framing == FRAMING
