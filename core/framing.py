@@ -11,7 +11,7 @@ from core.faces import CROP_MARGIN, FaceDetector
 from core.photo import REFERENCE, PhotoError, load_photo, upright_size
 from core.processes import cores
 
-TOLERANCE = 1.2  # of both measures; measured in docs/entrance.md
+TOLERANCE = 1.2  # of both measures; docs/entrance.md has what a difference costs
 LOOKED_AT = 60  # photos of a folder
 LEAST_FOUND = 1 / 3  # of these: with fewer faces found, their size is not known
 SIDE = 480  # pixels of the longer side in which faces are looked for

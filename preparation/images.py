@@ -18,7 +18,7 @@ from core.errors import UserError
 from core.faces import WINNERS_CROP, FaceDetector, best_face, portrait
 from core.files import atomic, read_json, write_json
 from core.folders import DRAWN_MARK, is_drawn
-from core.listing import NOT_A_FORMAT, is_junk, is_photo, readable
+from core.listing import NOT_A_FORMAT, is_photo, readable, walk
 from core.photo import PhotoError, crop_box, read_photo
 from core.processes import cores
 from core.progress import say
@@ -28,7 +28,7 @@ OWN = {"job.json", "journal.csv", "journal.part"}
 
 
 # ---------------------------------------------------------------------------- a job over a folder
-def convert(source: Path, out: Path, settings: dict, change, progress=iter) -> Counter:
+def convert(source: Path, out: Path, settings: dict, change, progress) -> Counter:
     """Write `change(photo)` of every photo in `source` to the same place in `out`; count the notes.
 
     change: RGB Image -> (Image, note, box or None). Other files are copied, as is a photo that
@@ -97,15 +97,11 @@ def _copy_the_rest(source: Path, out: Path, names: list[str]) -> None:
 
 def files_below(folder: Path) -> list[Path]:
     """All files in a folder and its folders, without junk; UserError if one cannot be read."""
-
-    def refuse(error: OSError):
-        raise UserError(f"{error.filename}: cannot be read ({error.strerror})")
-
     return [
-        Path(parent) / name
-        for parent, _, names in os.walk(folder, onerror=refuse)
-        for name in names
-        if not is_junk(name)
+        current / entry.name
+        for current, entries in walk(folder)
+        for entry in entries
+        if not entry.is_dir()
     ]
 
 

@@ -486,6 +486,24 @@ def test_a_folder_made_by_one_job_is_read_by_the_next(drawn, tmp_path):
     assert read_json(tmp_path / "second" / "job.json")["job"] == "second"
 
 
+def test_people_whose_folders_are_links_are_read_as_training_reads_them(drawn, tmp_path):
+    people = sorted((drawn / "train" / "images").iterdir())
+    (tmp_path / "linked" / "images").mkdir(parents=True)
+    for person in people[:2]:
+        (tmp_path / "linked" / "images" / person.name).symlink_to(person)
+    images.convert(
+        tmp_path / "linked",
+        tmp_path / "out",
+        {},
+        lambda photo: (photo, "", None),
+        lambda rows, *_: rows,
+    )
+    paths = [dataset.read_train(tmp_path / name)["path"] for name in ("linked", "out")]
+    names = [["/".join(Path(path).parts[-2:]) for path in of_one] for of_one in paths]
+    assert len(names[0]) == 14
+    assert names[0] == names[1]
+
+
 def test_what_cannot_be_read_is_told_before_anything_is_written(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no photos"):
