@@ -487,10 +487,10 @@ def test_a_folder_made_by_one_job_is_read_by_the_next(drawn, tmp_path):
 
 
 def test_people_whose_folders_are_links_are_read_as_training_reads_them(drawn, tmp_path):
-    people = sorted((drawn / "train" / "images").iterdir())
     (tmp_path / "linked" / "images").mkdir(parents=True)
-    for person in people[:2]:
-        (tmp_path / "linked" / "images" / person.name).symlink_to(person)
+    for person in dataset.read_train(drawn / "train")["person"].unique()[:2]:
+        folder = drawn / "train" / "images" / person
+        (tmp_path / "linked" / "images" / person).symlink_to(folder)
     images.convert(
         tmp_path / "linked",
         tmp_path / "out",
@@ -507,7 +507,7 @@ def test_people_whose_folders_are_links_are_read_as_training_reads_them(drawn, t
 def test_what_cannot_be_read_is_told_before_anything_is_written(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no photos"):
-        images.convert(tmp_path / "empty", tmp_path / "out", {"job": "test"}, left_half)
+        images.convert(tmp_path / "empty", tmp_path / "out", {"job": "test"}, left_half, None)
     assert not (tmp_path / "out").exists()
     with pytest.raises(UserError, match="gone: cannot be read"):
         images.files_below(tmp_path / "gone")
