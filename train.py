@@ -205,10 +205,10 @@ def end_epoch(t: Training, state: State) -> None:
     say(epoch_line(row, t.args.epochs, seconds) + mark)
 
 
-def train(args, data: Data, fold: int, path: Path, fabric, stop, machine=None):
+def train(args, data: Data, fold: int, path: Path, fabric, stop, common=None):
     """Train one model in the run folder `path`: the row of the epoch that is kept, and the Plan.
 
-    `machine` holds the choices that were made for another fold.
+    `common` holds the choices that were made for another fold or member.
     """
 
     def recorded():
@@ -216,7 +216,7 @@ def train(args, data: Data, fold: int, path: Path, fabric, stop, machine=None):
 
     choices = on_rank_zero(fabric, recorded)
     resumed = bool(choices) and on_rank_zero(fabric, run_folder.has_checkpoint, path)
-    t = Training(args, data, fold, path, fabric, stop, choices or machine or {}, resumed)
+    t = Training(args, data, fold, path, fabric, stop, choices or common or {}, resumed)
     state = State()
     if resumed:
         state = t.checkpoint.restore()
@@ -224,7 +224,7 @@ def train(args, data: Data, fold: int, path: Path, fabric, stop, machine=None):
         if t.plan.first_epoch == state.epoch > 0:
             say(f"extended to {args.epochs} epochs, with a new learning-rate schedule from here")
     on_rank_zero(fabric, begin, t, data, state)
-    if machine is None:
+    if common is None:
         say(f"start-up took {time.perf_counter() - STARTED:.1f} s")
     with stop:
         while not (state.validated and is_over(t, state)):
@@ -275,15 +275,15 @@ def train_several(args, data: Data, path: Path, fabric, stop) -> dict:
 
     Returns the score of all of them together.
     """
-    machine, kind, count = None, "fold" if args.folds else "member", args.folds or args.members
+    common, kind, count = None, "fold" if args.folds else "member", args.folds or args.members
     for number in range(count):
         say(f"\n{kind} {number} of {count}")
         own_path = path / f"{kind}-{number}"
         on_rank_zero(fabric, lambda path=own_path: path.mkdir(exist_ok=True))
         fold, seed = (number, args.seed) if args.folds else (0, args.seed + number)
         own = argparse.Namespace(**vars(args) | {"seed": seed})
-        _, plan = train(own, data, fold, own_path, fabric, stop, machine)
-        machine = plan.machine
+        _, plan = train(own, data, fold, own_path, fabric, stop, common)
+        common = plan.common
     combine = combine_folds if args.folds else combine_members
     return on_rank_zero(fabric, combine, path, args, data.split)
 

@@ -18,7 +18,7 @@ from core.errors import UserError
 from core.extra_photos import certain
 from core.fabric import Fabric, MixedPrecision, Precision, launch_ranks
 from core.folders import is_drawn
-from core.framing import Framing, framing_of
+from core.framing import framing_of
 from core.labels import ATTRIBUTES, OFFICIAL_BANDS, decode, encode
 from core.processes import cores, on_rank_zero
 from core.progress import say
@@ -47,6 +47,8 @@ class Plan:
     split: int = 1  # micro-batches that a batch is split into
     threads: int | None = None  # on a CPU
     compiled: bool = False
+    # how the training photos show a face: the numbers of a Framing, None if unknown
+    framing: list[float] | None = None
     first_epoch: int = (
         0  # where the learning-rate schedule begins: after 0 in a run that was extended
     )
@@ -61,9 +63,10 @@ class Plan:
         return self.updates * self.accumulate
 
     @property
-    def machine(self) -> dict:
-        """The choices that hold for another fold as well."""
+    def common(self) -> dict:
+        """The choices that hold for another fold or member as well."""
         names = ("precision", "channels_last", "reason", "checkpointing", "split", "threads")
+        names += ("framing",)
         return {name: getattr(self, name) for name in names}
 
 
@@ -90,8 +93,10 @@ def start(
         data.check()
     choices = recorded if "mean" in recorded else input_choices(args, train_frame) | recorded
     torch.manual_seed(args.seed)
-    framing = on_rank_zero(fabric, framing_of_photos, train_frame, data.extra)
-    model = build_model(args, choices, is_drawn(data.source), resumed, framing)
+    if "framing" not in choices:
+        framing = on_rank_zero(fabric, framing_of_photos, train_frame, data.extra)
+        choices |= {"framing": framing}
+    model = build_model(args, choices, is_drawn(data.source), resumed)
     data.check()  # before anything is timed
     if args.offsets != "no":
         set_frequency_offsets(model, train_frame, data.extra, args)
@@ -125,8 +130,11 @@ def input_choices(args, train_frame) -> dict:
     }
 
 
-def framing_of_photos(train_frame, extra) -> Framing | None:
-    """How faces stand in the photos to train on; says so, and warns of `extra` ones that differ."""
+def framing_of_photos(train_frame, extra) -> list[float] | None:
+    """How faces stand in the photos to train on, as the numbers of a Framing; None if unknown.
+
+    Says so, and warns of `extra` photos that differ.
+    """
     framing = framing_of(train_frame["path"].tolist())
     if framing is None:
         return None
@@ -134,12 +142,10 @@ def framing_of_photos(train_frame, extra) -> Framing | None:
     other = framing_of(extra["path"].tolist())
     if other and not other.is_like(framing):
         say(f"warning: the photos of --extra are {other}; frame them alike with prepare.py crop")
-    return framing
+    return list(astuple(framing))
 
 
-def build_model(
-    args, choices: dict, drawn=False, resumed=False, framing: Framing | None = None
-) -> MaskClassifier:
+def build_model(args, choices: dict, drawn=False, resumed=False) -> MaskClassifier:
     """Backbone and head with their first weights, and all that inference will need to know.
 
     Where a run is `resumed`, pretrained weights are not fetched again.
@@ -157,7 +163,7 @@ def build_model(
         tta=args.tta,
         drawn=drawn,
         macro_f1=None,
-        **({"framing": list(astuple(framing))} if framing else {}),
+        **({"framing": choices["framing"]} if choices.get("framing") else {}),
         **({"attribute": args.attribute} if args.attribute else {}),
     )
     if args.attribute:

@@ -19,6 +19,7 @@ from loss import create_criterion
 from model import YEARS, YearsHead
 from prediction import Predictor
 from prediction.model_file import read_description
+from prediction.runs import run_files
 from training import settings
 from training.step import Blend, total_loss
 from training.targets import targets_of
@@ -137,14 +138,14 @@ def test_how_faces_stand_in_the_photos_is_kept_and_another_way_of_extra_photos_i
     Image.new("RGB", (64, 64)).save(tmp_path / "square.png")
     (tmp_path / "list.csv").write_text("path,gender\nsquare.png,male\n")
     flags = ("--epochs", "1", "--val_ratio", "0", "--extra", tmp_path / "list.csv")
-    run = trained(drawn, tmp_path, *flags)
-    assert read_description(run / "best.safetensors")["framing"] == [0.75, 0.5]
+    run = trained(drawn, tmp_path, *flags, "--members", "2")
+    for member in run_files(run):
+        assert read_description(member)["framing"] == [0.75, 0.5]
     assert Predictor(run).framing() == Framing(0.75, 0.5)
     said = capsys.readouterr().out
-    assert (
-        "framing: the photos are 0.75 times as wide as high, faces fill 50% of the height" in said
-    )
-    assert "warning: the photos of --extra are 1.00 times as wide as high" in said
+    framing = "framing: the photos are 0.75 times as wide as high, faces fill 50% of the height"
+    assert said.count(framing) == 1  # looked at once for all members
+    assert said.count("warning: the photos of --extra are 1.00 times as wide as high") == 1
 
 
 def test_a_run_is_resumed_with_the_same_list_alone(drawn, trained, extra, tmp_path):
