@@ -60,9 +60,10 @@ def test_without_a_compiler_nothing_is_compiled(monkeypatch, tmp_path):
         with pytest.raises(UserError, match="needs a C compiler"):
             device.compiles("yes", kind, work=9, worth=1)
     (tmp_path / "gcc").touch(0o755)
-    assert device.compiles("auto", "cuda", work=9, worth=1)
-    assert not device.compiles("auto", "cuda", work=1, worth=1)
     monkeypatch.setattr(device.sysconfig, "get_path", lambda _: str(tmp_path))  # headers of Python
     assert not device.compiles("auto", "cuda", work=9, worth=1)
     with pytest.raises(UserError, match=r"needs \S+Python.h.* python3-dev"):
         device.compiles("yes", "cuda", work=9, worth=1)
+    (tmp_path / "Python.h").touch()
+    assert device.compiles("auto", "cuda", work=9, worth=1)
+    assert not device.compiles("auto", "cuda", work=1, worth=1)
