@@ -3,7 +3,9 @@
     python -P core/launch.py --standalone --nproc_per_node=8 train.py --devices 8
 
 128 + signal after SIGTERM or Ctrl-C (once the ranks have saved), else the status of the rank that
-failed first. Everything else is torchrun's own: torch.distributed.run.
+failed first. With --standalone the ranks meet at 127.0.0.1: torchrun would look up the machine's
+name, and where that cannot be resolved, as in some containers, try for ten minutes. Everything else
+is torchrun's own: torch.distributed.run.
 """
 
 import logging
@@ -16,6 +18,8 @@ from torch.distributed.run import main
 
 
 def launch() -> int:
+    if "--standalone" in sys.argv:
+        sys.argv.insert(1, "--local_addr=127.0.0.1")  # one that the user gives comes later
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     # Seconds until a rank that was asked to stop is killed: saving Swin-Large may take over 30.
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "300")

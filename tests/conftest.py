@@ -13,6 +13,7 @@ import torch
 from hypothesis import settings
 from PIL import Image
 
+from core import device
 from core.folders import ROOT
 
 STEMS = ("mask1", "mask2", "mask3", "mask4", "mask5", "incorrect_mask", "normal")
@@ -39,6 +40,17 @@ def no_sagemaker(monkeypatch):
     """The folders and devices of the machine that runs the tests are not the tests' own."""
     for name in [name for name in os.environ if name.startswith("SM_")]:
         monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def compiler(monkeypatch, tmp_path):
+    """What torch.compile needs, whether or not the machine has it: a compiler, Python's headers."""
+    compilers, which = ("cc", "gcc", "g++", "clang", "clang++"), device.shutil.which
+    monkeypatch.setattr(
+        device.shutil, "which", lambda name, *more: name in compilers or which(name, *more)
+    )
+    (tmp_path / "Python.h").touch()
+    monkeypatch.setattr(device.sysconfig, "get_path", lambda *_: str(tmp_path))
 
 
 @pytest.fixture

@@ -70,7 +70,9 @@ def test_throughput_measures_every_loop_the_loader_and_the_vote(tmp_path):
     assert figures["train_vs_bare"] == pytest.approx(in_turn[1])
 
 
-def test_a_gpus_benchmark_runs_every_case_with_a_tiny_model(tmp_path, monkeypatch, capsys):
+def test_a_gpus_benchmark_runs_every_case_with_a_tiny_model(
+    tmp_path, monkeypatch, compiler, capsys
+):
     """Its processes that are killed are left out: tests/training/test_resume.py has them."""
     import torch
 

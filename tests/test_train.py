@@ -545,8 +545,8 @@ def test_two_processes_answer_as_one(drawn, trained, tmp_path):
     ]
     one = script(ROOT / "inference.py", *common, "--output_dir", tmp_path / "one")
     two = script(
-        "-m",
-        "torch.distributed.run",
+        "-P",
+        ROOT / "core" / "launch.py",
         "--standalone",
         "--nproc_per_node=2",
         ROOT / "inference.py",

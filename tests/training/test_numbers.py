@@ -199,9 +199,8 @@ def test_a_gpus_settings_follow_from_the_plan_of_a_resumed_run_too():
 @pytest.mark.parametrize(
     ("millions", "updates", "compiled"), [(197, 945, True), (197, 300, False), (3, 4000, False)]
 )
-def test_a_gpu_compiles_where_it_is_worth_the_minute(monkeypatch, millions, updates, compiled):
+def test_a_gpu_compiles_where_it_is_worth_the_minute(compiler, millions, updates, compiled):
     """Swin-Large on the competition's 15,120 photos for five epochs is; small models are not."""
-    monkeypatch.setattr(shutil, "which", lambda name: name)
     parameter = torch.nn.Parameter(torch.empty(millions, 10**6, device="meta"))
     model = SimpleNamespace(parameters=lambda: [parameter])
     plan = startup.Plan([8, 8], [0] * 3, [1] * 3, 0, "bf16", True, "", batch_size=16)
