@@ -65,8 +65,7 @@ class Plan:
     @property
     def common(self) -> dict:
         """The choices that hold for another fold or member as well."""
-        names = ("precision", "channels_last", "reason", "checkpointing", "split", "threads")
-        names += ("framing",)
+        names = "precision channels_last reason checkpointing split threads framing".split()
         return {name: getattr(self, name) for name in names}
 
 
