@@ -27,6 +27,10 @@ def build_optimizer(model, args, fused: bool):
         )
     name = args.optimizer.lower()
     keywords = {"fused": True} if fused and name in ("adam", "adamw", "sgd") else {}
+    if name == "lamb":
+        keywords["max_grad_norm"] = None  # --clip alone clips
+        for group in groups:  # without weight decay too, which timm would train as Adam does
+            group["always_adapt"] = all(p.ndim > 1 for p in group["params"])
     return create_optimizer_v2(groups, opt=name, lr=args.lr, weight_decay=0.0, **keywords)
 
 

@@ -110,7 +110,7 @@ FLAGS = {
         ("batch_size", BATCH_SIZE, "photos per step on each device", {}),
         ("valid_batch_size", 64, "photos per validation step on each device", {}),
         ("accumulate", 1, "steps per update; the effective batch is batch_size x N x devices", {}),
-        ("optimizer", "SGD", "any timm optimizer; SGD uses Nesterov momentum 0.9", {}),
+        ("optimizer", "LAMB", "any timm optimizer; SGD uses Nesterov momentum 0.9", {}),
         ("lr", None, "peak learning rate; depends on optimizer, model and the photos in an update",
             {"type": float}),
         ("weight_decay", None, "weight decay; depends on optimizer and model", {"type": float}),

@@ -19,7 +19,7 @@ from core.errors import UserError
 from model import MaskClassifier
 from prediction import Predictor
 from training import loss_meter, startup
-from training.optimizer import Schedule, halvings
+from training.optimizer import Schedule, build_optimizer, halvings
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -134,6 +134,30 @@ def test_a_plateau_halves_the_learning_rate():
     assert schedule.set(39) == pytest.approx(0.05)
     assert schedule.set(39, [0.3, 0.2, 0.2]) == pytest.approx(0.025)
     assert "plateau, 4 updates an epoch, 40 in all" in str(schedule)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.02])
+@pytest.mark.parametrize("size", [0.25, 1.0, 40.0])
+def test_lamb_moves_weights_by_a_share_of_their_size(size, weight_decay):
+    """Whatever size they have; clipping is left to --clip."""
+    torch.manual_seed(0)
+    model = torch.nn.ModuleDict(
+        {"backbone": torch.nn.Conv2d(3, 4, 3, bias=False), "head": torch.nn.Linear(4, 2)}
+    )
+    weights = [model["backbone"].weight, model["head"].weight]
+    args = SimpleNamespace(optimizer="LAMB", lr=5e-3, weight_decay=weight_decay, layer_decay=1.0)
+    optimizer = build_optimizer(model, args, fused=False)
+    with torch.no_grad():
+        for weight in weights:
+            weight *= size
+    before = [weight.detach().clone() for weight in weights]
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter) * 100
+    optimizer.step()
+    for weight, old in zip(weights, before, strict=True):
+        moved = (weight.detach() - old).norm() / old.norm()
+        assert float(moved) == pytest.approx(5e-3, rel=1e-3)
+    assert optimizer.defaults["max_grad_norm"] is None
 
 
 def test_a_refused_command_does_not_wait_for_photos_that_are_checked(

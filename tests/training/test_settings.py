@@ -47,18 +47,20 @@ def test_a_flag_beats_config_beats_recipe_beats_default(config):
 @pytest.mark.parametrize(
     ("flags", "rates"),
     [
-        ("--model resnet10t", ("SGD", 0.04, 5e-4)),
+        ("--model resnet10t", ("LAMB", 5e-3, 0.02)),
+        ("--model resnet10t --optimizer SGD", ("SGD", 0.04, 5e-4)),
         ("--model resnet10t --optimizer nesterov", ("nesterov", 0.04, 5e-4)),
         ("--model resnet10t --optimizer adamw", ("adamw", 2e-3, 0.05)),
         ("--model resnet10t --optimizer adamw --weight_decay 0", ("adamw", 2e-3, 0)),
         ("", ("AdamW", 2e-5, 0.01)),
         ("--model convnext_tiny --lr 5e-5", ("AdamW", 5e-5, 0.01)),
         ("--model vit_small_patch16_224 --optimizer SGD", ("SGD", 0.04, 5e-4)),
+        ("--model vit_small_patch16_224 --optimizer lamb", ("lamb", 5e-3, 0.02)),
         *(
             (f"--model {name}", ("AdamW", 2e-5, 0.01))
             for name in ("mvitv2_tiny", "tiny_vit_5m_224")
         ),
-        ("--model gcresnet33ts", ("SGD", 0.04, 5e-4)),
+        ("--model gcresnet33ts", ("LAMB", 5e-3, 0.02)),
         ("--recipe sample", ("AdamW", 2e-3, 0.05)),
     ],
 )
@@ -70,9 +72,10 @@ def test_learning_rate_and_weight_decay_are_those_of_the_optimizer_and_the_model
 @pytest.mark.parametrize(
     ("flags", "rate"),
     [
-        ("--model resnet18 --devices 8", 0.32),
-        ("--model resnet18 --devices 2 --batch_size 16", 0.04),
-        ("--model resnet18 --devices 4 --nodes 2 --accumulate 2 --batch_size 2", 0.04),
+        ("--model resnet18 --devices 4", 0.01),
+        ("--model resnet18 --devices 8 --optimizer SGD", 0.32),
+        ("--model resnet18 --devices 2 --batch_size 16", 5e-3),
+        ("--model resnet18 --devices 4 --nodes 2 --accumulate 2 --batch_size 2", 5e-3),
         ("--model resnet18 --batch_size 8 --optimizer adamw", 1e-3),
         ("--devices 8", 5.66e-5),
         ("--accumulate 4", 4e-5),
