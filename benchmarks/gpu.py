@@ -128,7 +128,7 @@ class Bench:
         yield f"training, {half}, checkpointing", lambda: self.training(half, checkpointing=True)
         yield f"training, {other}", lambda: self.training(other)
         yield "inference, fp16", lambda: self.inference("no")
-        yield "a small CNN's update", self.optimizers
+        yield "a small CNN's update", self.updates
         yield "fp16 overflow", self.overflow
         yield "killed and resumed", self.resume
         # torch.compile takes minutes: last, so that it cannot take the others' time
@@ -257,48 +257,12 @@ class Bench:
             speeds.append(count / (time.perf_counter() - begun))
         return self.speed(model, speeds[1:], precision, passes=1)
 
-    # ------------------------------------------------------------------------ optimizers
-    def optimizers(self) -> dict:
-        """MobileNetV2 at 256 x 192, batch 32: milliseconds of a pass, of an update by each."""
-        import torch
+    def updates(self) -> dict:
+        from benchmarks.updates import update_times
 
-        from training import settings
-        from training.optimizer import build_optimizer
-        from training.startup import build_model, input_choices
-
-        name, size = ("test_efficientnet", 32) if self.args.tiny else ("mobilenetv2_100", 256)
-        flags = f"--model {name} --pretrained no --freeze 0 --resize {size} {size * 3 // 4}"
-        dtype = torch.bfloat16 if self.half == "bf16" else torch.float16
-        figures = {}
-        for optimizer in ("SGD", "AdamW", "LAMB"):
-            options = settings.parse([*flags.split(), "--optimizer", optimizer])
-            model = build_model(options, input_choices(options, self.frame))
-            model = model.to(self.fabric.device, memory_format=torch.channels_last).train()
-            update = build_optimizer(model, options, fused=True)
-            pixels = torch.randint(0, 256, (32, 3, *options.resize), dtype=torch.uint8)
-            pixels = pixels.to(self.fabric.device, memory_format=torch.channels_last)
-
-            def forward_and_backward(model=model, pixels=pixels):
-                with torch.autocast(self.kind, dtype):
-                    model(pixels)[:, 0].sum().backward()
-
-            figures["pass_ms"] = self.milliseconds(forward_and_backward)
-            figures[f"{optimizer}_ms"] = self.milliseconds(update.step)
-        return figures
-
-    def milliseconds(self, function) -> float:
-        """Median of `repeats` times of a tenth of `steps` calls, after one that warms up."""
-        import torch
-
-        times, calls = [], -(-self.args.steps // 10)
-        for _ in range(1 + self.args.repeats):
-            begun = time.perf_counter()
-            for _ in range(calls):
-                function()
-            if self.kind == "cuda":
-                torch.cuda.synchronize()
-            times.append(1000 * (time.perf_counter() - begun) / calls)
-        return statistics.median(times[1:])
+        often = (-(-self.args.steps // 10), self.args.repeats)
+        device = self.fabric.device
+        return {"update_ms": update_times(self.frame, device, self.half, self.args.tiny, *often)}
 
     # ------------------------------------------------------------------------ robustness
     def overflow(self) -> dict:
@@ -395,10 +359,8 @@ def table(figures: dict) -> str:
             cells[3] = f"{case['peak_gb']:.1f}{estimated}"
         if "of_bare" in case:
             cells[4] = f"{case['of_bare']:.2f} of bare ({case['bare_images_per_s']:,.0f})"
-        if "pass_ms" in case:
-            names = ("SGD", "AdamW", "LAMB")
-            updates = ", ".join(f"{name} {case[f'{name}_ms']:.1f} ms" for name in names)
-            cells[4] = f"{updates}; forward and backward {case['pass_ms']:.1f} ms"
+        if "update_ms" in case:
+            cells[4] = ", ".join(f"{name} {ms:.1f} ms" for name, ms in case["update_ms"].items())
         if "updates_left_out" in case:
             finite = "finite" if case["weights_finite"] else "NOT finite"
             cells[4] = f"{case['updates_left_out']} updates left out, weights {finite}"
