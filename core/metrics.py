@@ -153,7 +153,7 @@ def _resample(labels, predictions: list, person, repeats: int, seed: int) -> np.
 
 
 # ---------------------------------------------------------------------------- decision offsets
-FREQUENCY_SHARE = 0.25  # how much of the class frequencies to take back: docs/accuracy.md
+FREQUENCY_SHARE = 0.25  # how much of the class frequencies to take back: docs/experiments.md
 
 
 def frequency_offsets(attributes, weights=None, share: float = FREQUENCY_SHARE) -> np.ndarray:

@@ -146,7 +146,7 @@ FLAGS = {
             {"metavar": "MINUTES"}),
         ("log_interval", 20, "steps between updates of the progress line", {"metavar": "STEPS"}),
     ],
-    "experimental (seldom used; see docs/accuracy.md before relying on one)": [
+    "experimental (seldom used; see docs/experiments.md before relying on one)": [
         ("drop_ages", None, "exclude people of these ages (years, inclusive) from training; can be "
             "given several times", PAIR | {"metavar": ("FROM", "TO"), "action": AddPair}),
         ("thin", None, "use at most N photos per person with the mask worn correctly",
