@@ -1,13 +1,16 @@
 """The list of `--extra`: more photos to train on, of which only some labels may be known."""
 
+import contextlib
+import os
 import re
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from core.errors import UserError, counted
-from core.files import read_csv
+from core.files import digest_of_file, read_csv
 from core.labels import AGES, ATTRIBUTES, GENDERS, MASK_OF_STEM, MASKS, MAX_AGE, age_band
 from core.listing import Names
 
@@ -129,9 +132,14 @@ def _bands(frame: pd.DataFrame, bands) -> tuple[np.ndarray, np.ndarray]:
 
 
 def refuse_own(frame: pd.DataFrame, paths, table: Path) -> None:
-    """UserError if a photo is one of `paths`, those of data_dir: it could be validated on."""
-    own = set(map(_file, paths))
-    both = [path for path in frame["path"] if _file(path) in own]
+    """UserError if a photo is, or equals, one of `paths`, of data_dir: it could be validated on."""
+    own, listed = _by_size(paths), _by_size(frame["path"])
+    copies = set()
+    for size in own.keys() & listed.keys():  # only what is as long is read
+        ours = set(_read_with(digest_of_file, own[size]).values())
+        theirs = _read_with(digest_of_file, listed[size])
+        copies.update(path for path, digest in theirs.items() if digest in ours)
+    both = [path for path in frame["path"] if path in copies]
     if both:
         raise UserError(
             f"{table}: lists {counted(len(both), 'photo')} of --data_dir, first {both[0]}; take "
@@ -139,13 +147,21 @@ def refuse_own(frame: pd.DataFrame, paths, table: Path) -> None:
         )
 
 
-def _file(path: str):
-    """What tells files apart, whatever they are called; the path if there is no such file."""
-    try:
-        found = Path(path).stat()
-    except OSError:
-        return path
-    return found.st_dev, found.st_ino
+def _by_size(paths) -> dict[int, list]:
+    """The files, by their length in bytes."""
+    result = defaultdict(list)
+    for path, size in _read_with(os.path.getsize, paths).items():
+        result[size].append(path)
+    return result
+
+
+def _read_with(read, paths) -> dict:
+    """path -> read(path), without the files that cannot be read: training says what is wrong."""
+    result = {}
+    for path in paths:
+        with contextlib.suppress(OSError):
+            result[path] = read(path)
+    return result
 
 
 def summary(frame: pd.DataFrame) -> str:

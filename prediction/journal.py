@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from core.errors import UserError, counted
-from core.files import lock, read_json, write_json
+from core.files import digest_of_file, lock, read_json, write_json
 from core.labels import CLASSES
 from core.processes import on_rank_zero
 from core.progress import say
@@ -26,14 +26,14 @@ def describe(predictor, frame, crop_faces: bool, detector: Path | None) -> dict:
     options = predictor.options
     return {
         "photos": digest_of_lines(chain(frame["ImageID"], frame["path"])),
-        "models": [digest(file) for file in predictor.files],
+        "models": [digest_of_file(file) for file in predictor.files],
         "--precision": options.precision,
         "--tta": options.tta,
         "--offsets": options.offsets,
         "--batch_size": options.batch_size,
         "--layout": options.layout,
         "--crop_faces": crop_faces,
-        "--face_detector": digest(detector) if detector else None,
+        "--face_detector": digest_of_file(detector) if detector else None,
         "devices": predictor.where(),
     }
 
@@ -152,12 +152,6 @@ class Journal:
             stream.close()
         if self.is_first and error is None:
             shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def digest_of(content) -> str:

@@ -1,6 +1,5 @@
 """What is wrong with a data folder; nothing is changed."""
 
-import hashlib
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -9,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from core.errors import UserError
-from core.files import atomic, read_csv
+from core.files import atomic, digest_of_file, read_csv
 from core.labels import GENDERS, MASK_OF_STEM, MAX_AGE
 from core.listing import (
     NOT_A_FORMAT,
@@ -229,10 +228,7 @@ def look(path: Path) -> dict:
     except PhotoError as error:
         return fact | {"error": error.reason}
     bits = imagehash.phash(small).hash.ravel()
-    return fact | {
-        "digest": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "phash": int(np.packbits(bits).view(">u8")[0]),
-    }
+    return fact | {"digest": digest_of_file(path), "phash": int(np.packbits(bits).view(">u8")[0])}
 
 
 def check_photos(facts: list[dict], findings: Findings) -> None:

@@ -1,5 +1,7 @@
 """The list of --extra: what is read, what is refused."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -107,10 +109,25 @@ def test_a_photo_that_is_missing_or_listed_twice_is_named(listed, tmp_path):
     table.write_text("path,age\nphoto0.png,3\n./photo0.png,4\n")
     with pytest.raises(UserError, match=r"lists .*photo0\.png twice"):
         extra_photos.read_extra(table)
-    with pytest.raises(UserError, match="1 photo of --data_dir"):
-        extra_photos.refuse_own(
-            extra_photos.read_extra(listed("wear,male,3")), [str(tmp_path / "photo0.png")], table
-        )
+
+
+def test_photos_of_data_dir_are_refused_whatever_their_name(listed, photos, tmp_path):
+    """They could be validated on, while their labels are learned from the list."""
+    table = listed("wear,male,3", ",,40", ",,41")
+    frame = extra_photos.read_extra(table)
+    same, copied, other = (tmp_path / f"photo{index}.png" for index in range(3))
+    own = tmp_path / "train"
+    own.mkdir()
+    (own / "link.png").symlink_to(same)
+    shutil.copy(copied, own / "copy.png")
+    longer, as_long = own / "longer.png", own / "as long.png"
+    longer.write_bytes(other.read_bytes() + b" ")
+    as_long.write_bytes(other.read_bytes()[:-1] + b" ")
+    extra_photos.refuse_own(frame, [longer, as_long, own / "gone.png"], table)
+    with pytest.raises(UserError, match=r"lists 1 photo of --data_dir, first .*photo0\.png"):
+        extra_photos.refuse_own(frame, [longer, own / "link.png"], table)
+    with pytest.raises(UserError, match=r"lists 1 photo of --data_dir, first .*photo1\.png"):
+        extra_photos.refuse_own(frame, [str(own / "copy.png"), as_long], table)
 
 
 def test_a_column_is_not_given_twice(listed):
