@@ -45,7 +45,6 @@ RECIPES = {
         "resize": [96, 72],
         "epochs": 12,
         "batch_size": 32,
-        "optimizer": "AdamW",
         "augmentation": "mild",
         "drop": 0.1,
         "name": "sample",

@@ -61,7 +61,7 @@ def test_a_flag_beats_config_beats_recipe_beats_default(config):
             for name in ("mvitv2_tiny", "tiny_vit_5m_224")
         ),
         ("--model gcresnet33ts", ("LAMB", 5e-3, 0.02)),
-        ("--recipe sample", ("AdamW", 2e-3, 0.05)),
+        ("--recipe sample", ("LAMB", 5e-3, 0.02)),
     ],
 )
 def test_learning_rate_and_weight_decay_are_those_of_the_optimizer_and_the_model(flags, rates):
