@@ -16,7 +16,7 @@ methods:
   attribute  mask, gender and age voted separately, then put together
   weighted   as hard, each model's vote weighted by its score
   soft       the highest mean probability, from the npz beside each CSV;
-             on real faces it scored as much as hard, or more
+             on real faces it mostly scored more than hard
 In a tie, the class that the best of the tied models predicts wins.
 
 examples:

@@ -3,7 +3,7 @@
 BATCH_SIZE = 32  # but for transformers
 
 RECIPES = {
-    # What train.sh runs with the user's own data: the defaults, chosen by docs/experiments.md.
+    # What train.sh runs with the user's own data: the defaults, chosen in docs/experiments.md.
     "default": {},
     # For a weekend: the mean of five defaults that differ in their seed, trained on everybody. What
     # that gains is in docs/accuracy.md; with --val_ratio 0.2 it is scored.
