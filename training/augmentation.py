@@ -133,12 +133,10 @@ def _from_file(path: Path, size: tuple[int, int]):
 
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            # albumentations warns of what it does not know, and leaves it out
-            for unknown in (r"Argument\(s\)", r"Transform \w+ has no 'p'"):
-                warnings.filterwarnings("error", unknown)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
             step = A.from_dict(_of_version_2(content))
+        _refuse_unknown([str(warning.message) for warning in said], A.to_dict(step))
         augment = Steps(step if isinstance(step, A.Compose) else A.Compose([step]))
         generator = np.random.default_rng(0)
         pixels = generator.integers(0, 256, (*size, 3), np.uint8)
@@ -156,6 +154,30 @@ def _from_file(path: Path, size: tuple[int, int]):
                 "normalisation and tensors, which are the model's business"
             )
     return augment
+
+
+def _refuse_unknown(warned: list[str], written: dict) -> None:
+    """ValueError for arguments that albumentations does not know: it warns and leaves them out.
+
+    Those that it has `written` itself are no fault of the file: saving RGBShift and a few others
+    writes arguments that they do not take.
+    """
+    for text in warned:
+        unknown = re.match(r"Argument\(s\) '(.*)' are not valid for transform (\w+)", text)
+        if unknown and set(unknown[1].split(", ")) <= _arguments(written, unknown[2]):
+            continue
+        if unknown or re.match(r"Transform \w+ has no 'p'", text):
+            raise ValueError(text)
+
+
+def _arguments(content, name: str) -> set[str]:
+    """The arguments of all transforms called `name` in what albumentations wrote."""
+    if isinstance(content, list):
+        return set().union(*(_arguments(value, name) for value in content))
+    if not isinstance(content, dict):
+        return set()
+    own = set(content) if content.get("__class_fullname__") == name else set()
+    return own.union(*(_arguments(value, name) for value in content.values()))
 
 
 def _of_version_2(content):

@@ -103,6 +103,20 @@ def test_a_file_of_albumentations_1_is_read(tmp_path, smooth, always):
     assert np.array_equal(augment(smooth, np.random.default_rng(0)), expected)
 
 
+@pytest.mark.parametrize("step", [A.RGBShift(p=1), A.SafeRotate(p=1), A.PadIfNeeded(64, 48, p=1)])
+def test_what_albumentations_saves_is_read_though_it_writes_arguments_it_does_not_take(
+    tmp_path, smooth, step
+):
+    path = tmp_path / "my.yaml"
+    A.save(A.Compose([A.OneOf([step], p=1)]), path, data_format="yaml")
+    augment = augmentation.augmentation(str(path), size=(64, 48))
+    seen = augment(smooth, np.random.default_rng(0))
+    assert np.array_equal(seen, smooth) == isinstance(step, A.PadIfNeeded)
+    path.write_text(path.read_text().replace("      p: 1.0\n", "      p: 1.0\n      much: 3\n"))
+    with pytest.raises(UserError, match="much"):
+        augmentation.augmentation(str(path), size=(64, 48))
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
