@@ -1,17 +1,41 @@
 """Optimizer and learning-rate schedule."""
 
+from importlib.util import find_spec
+
 import numpy as np
-from timm.optim import create_optimizer_v2, list_optimizers, param_groups_layer_decay
+from timm.optim import (
+    create_optimizer_v2,
+    get_optimizer_class,
+    get_optimizer_info,
+    list_optimizers,
+    param_groups_layer_decay,
+)
+from timm.optim.lamb import Lamb
 from timm.scheduler import CosineLRScheduler, StepLRScheduler
 
-from core.errors import UserError
+from core.errors import UserError, first_line
 
 
 def check_optimizer(name: str) -> None:
-    """UserError for a name that timm has not."""
+    """UserError for a name that timm has not, and for an optimizer that cannot run here."""
     if name.lower() not in list_optimizers():
         known = ", ".join(list_optimizers(exclude_filters=["bnb*"]))
         raise UserError(f"--optimizer: timm has no {name!r}; it has {known}")
+    reason = _why_unusable(name.lower())
+    if reason:
+        raise UserError(f"--optimizer {name}: cannot be used here ({reason}); choose another")
+
+
+def _why_unusable(name: str) -> str | None:
+    if get_optimizer_info(name).second_order:
+        return "it needs second derivatives, which training does not compute"
+    if name.startswith("kron") and not find_spec("opt_einsum"):  # takes over 100 GB without
+        return "it needs a package: pip install opt_einsum"
+    try:
+        get_optimizer_class(name)
+    except (AssertionError, ImportError) as error:  # of packages for NVIDIA GPUs
+        return first_line(error)
+    return None
 
 
 def build_optimizer(model, args, fused: bool):
@@ -27,7 +51,7 @@ def build_optimizer(model, args, fused: bool):
         )
     name = args.optimizer.lower()
     keywords = {"fused": True} if fused and name in ("adam", "adamw", "sgd") else {}
-    if name == "lamb":
+    if issubclass(get_optimizer_class(name, bind_defaults=False), Lamb):
         keywords["max_grad_norm"] = None  # --clip alone clips
         for group in groups:  # without weight decay too, which timm would train as Adam does
             group["always_adapt"] = all(p.ndim > 1 for p in group["params"])

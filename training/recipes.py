@@ -96,7 +96,7 @@ def learning_rates(args) -> dict:
     name = args.optimizer.lower()
     if "sgd" in name or name.startswith(("momentum", "nesterov")):
         lr, weight_decay = 0.04 * times, 5e-4
-    elif name == "lamb":
+    elif "lamb" in name:  # clamb, lambw, ...
         lr, weight_decay = 5e-3 * times**0.5, 0.02
     else:
         lr, weight_decay = (2e-5, 0.01) if is_transformer(args) else (2e-3, 0.05)

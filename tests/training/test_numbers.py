@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import sys
 import threading
 from types import SimpleNamespace
 
@@ -19,7 +20,8 @@ from core.errors import UserError
 from model import MaskClassifier
 from prediction import Predictor
 from training import loss_meter, startup
-from training.optimizer import Schedule, build_optimizer, halvings
+from training import optimizer as optimizer_module
+from training.optimizer import Schedule, build_optimizer, check_optimizer, halvings
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -136,16 +138,33 @@ def test_a_plateau_halves_the_learning_rate():
     assert "plateau, 4 updates an epoch, 40 in all" in str(schedule)
 
 
-@pytest.mark.parametrize("weight_decay", [0.0, 0.02])
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("adahessian", "second derivatives"),
+        ("kron", "pip install opt_einsum"),
+        ("FusedLAMB", "APEX optimizers"),
+        ("bnbadamw8bit", "bitsandbytes optimizers"),
+    ],
+)
+def test_an_optimizer_that_cannot_run_here_is_refused_before_any_work(name, reason, monkeypatch):
+    monkeypatch.setattr(optimizer_module, "find_spec", lambda _: None)
+    monkeypatch.setitem(sys.modules, "apex", None)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(UserError, match=f"--optimizer {name}: cannot be used here.*{reason}"):
+        check_optimizer(name)
+
+
+@pytest.mark.parametrize(("name", "weight_decay"), [("LAMB", 0.0), ("LAMB", 0.02), ("lambw", 0.0)])
 @pytest.mark.parametrize("size", [0.25, 1.0, 40.0])
-def test_lamb_moves_weights_by_a_share_of_their_size(size, weight_decay):
+def test_lamb_moves_weights_by_a_share_of_their_size(size, name, weight_decay):
     """Whatever size they have. Its moments are those of the gradient: --clip alone clips."""
     torch.manual_seed(0)
     model = torch.nn.ModuleDict(
         {"backbone": torch.nn.Conv2d(3, 4, 3, bias=False), "head": torch.nn.Linear(4, 2)}
     )
     weights = [model["backbone"].weight, model["head"].weight]
-    args = SimpleNamespace(optimizer="LAMB", lr=5e-3, weight_decay=weight_decay, layer_decay=1.0)
+    args = SimpleNamespace(optimizer=name, lr=5e-3, weight_decay=weight_decay, layer_decay=1.0)
     optimizer = build_optimizer(model, args, fused=False)
     with torch.no_grad():
         for weight in weights:

@@ -48,6 +48,7 @@ def test_a_flag_beats_config_beats_recipe_beats_default(config):
     ("flags", "rates"),
     [
         ("--model resnet10t", ("LAMB", 5e-3, 0.02)),
+        ("--model resnet10t --optimizer clambw", ("clambw", 5e-3, 0.02)),
         ("--model resnet10t --optimizer SGD", ("SGD", 0.04, 5e-4)),
         ("--model resnet10t --optimizer nesterov", ("nesterov", 0.04, 5e-4)),
         ("--model resnet10t --optimizer adamw", ("adamw", 2e-3, 0.05)),
