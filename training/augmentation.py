@@ -31,7 +31,7 @@ POLICIES = {
     "randaugment": "rand-m9-mstd0.5-inc1",
     "augmix": "augmix-m3-w3",
 }  # in the words of timm.data.auto_augment, which --augmentation takes too
-TIMM = r"(rand|augmix|originalr?|v0r?|3a)(-[a-z]+[0-9.]+)+"
+TIMM = r"(rand|augmix|originalr?|v0r?|3a)(-[a-z]+([0-9.]+|inf))*"
 FILES = (".yaml", ".yml", ".json")
 SEED_NAMES = {
     "BaseAugmentation": "none",

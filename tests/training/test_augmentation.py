@@ -21,7 +21,7 @@ def smooth():
 NAMES = [name for name in augmentation.AUGMENTATIONS if name != "none"]
 
 
-@pytest.mark.parametrize("name", [*NAMES, "rand-m5-n3"])
+@pytest.mark.parametrize("name", [*NAMES, "rand-m5-n3", "3a", "rand-m9-mstdinf"])
 def test_augmentation_changes_photos_and_keeps_their_form(name, smooth):
     augment = augmentation.augmentation(name)
     before, generator = smooth.copy(), np.random.default_rng(1)
