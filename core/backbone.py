@@ -111,3 +111,23 @@ def create_backbone(architecture: str, resize=None, model_kwargs=None, **options
             f"--model {architecture}: cannot be made with this --resize and --model_kwargs "
             f"({type(error).__name__}: {first_line(error)})"
         ) from None
+
+
+@torch.no_grad()
+def check_size(backbone: nn.Module, architecture: str, resize, model_kwargs=None) -> None:
+    """UserError if a backbone just made cannot take photos of `resize` (H, W)."""
+    photo = torch.zeros(1, 3, *resize)
+    try:
+        with torch.random.fork_rng([]):  # what is made later must not depend on this
+            outline(architecture, resize, model_kwargs).eval()(photo.to("meta"))
+    except Exception:  # not every network runs on the meta device, so this one is asked
+        try:
+            backbone.eval()(photo)
+        except Exception as error:  # whatever a network raises for a size it cannot serve
+            height, width = backbone_config(architecture)["resize"]
+            raise UserError(
+                f"--model {architecture}: cannot take photos of {resize[0]} x {resize[1]} "
+                f"({type(error).__name__}: {first_line(error)}); try another --resize, such as "
+                f"{height} {width}"
+            ) from None
+        backbone.train()

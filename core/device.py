@@ -80,10 +80,7 @@ def choose(model, device: str, args, training: bool, resize=None, ranks: int = 1
             if training
             else [inference_precision(device)]
         )
-        convolutions = sum(isinstance(module, torch.nn.Conv2d) for module in model.modules())
-        # Beside matrix products the layout of the one convolution that cuts patches is nothing.
-        layouts = [True, False] if convolutions > 1 else [True]
-        layouts = layouts if args.layout == "auto" else [args.layout == "last"]
+        layouts = _layouts(model, training) if args.layout == "auto" else [args.layout == "last"]
         threads = threads_for(training)
         torch.set_num_threads(threads)
         choice = fastest(model, precisions, layouts, resize, args.batch_size, training)
@@ -96,6 +93,23 @@ def choose(model, device: str, args, training: bool, resize=None, ranks: int = 1
         fuse_attention(model, device, training)
         fit(model, choice, args, device, resize, ranks)
     return choice
+
+
+def _layouts(model, training: bool) -> list[bool]:
+    """The memory layouts worth timing on a CPU; True is channels last."""
+    convolutions = [module for module in model.modules() if isinstance(module, torch.nn.Conv2d)]
+    if training and any(map(_breaks_memory, convolutions)):
+        return [False]
+    # Beside matrix products the layout of the one convolution that cuts patches is nothing.
+    return [True, False] if len(convolutions) > 1 else [True]
+
+
+def _breaks_memory(conv: torch.nn.Conv2d) -> bool:
+    """Whether its gradient in channels last may end the process ("corrupted double-linked list").
+
+    As in the first layers of RepVGG and MobileOne, with oneDNN 3.11 (PyTorch 2.12) and AVX-512.
+    """
+    return conv.kernel_size == (1, 1) and max(conv.stride) > 1 and conv.in_channels <= 4
 
 
 def inference_precision(device: str) -> str:

@@ -28,10 +28,13 @@ def save_model(model: MaskClassifier, path: Path, state: dict | None = None, **m
         **model.description,
         **metadata,
     }
-    tensors = {
-        name: tensor.detach().cpu().contiguous()
-        for name, tensor in (state or model.state_dict()).items()
-    }
+    tensors, places = {}, set()
+    for name, tensor in (state or model.state_dict()).items():
+        tensor = tensor.detach().cpu().contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        # A layer that is used twice (CoaT) is in the state twice, which safetensors refuses.
+        tensors[name] = tensor.clone() if place in places else tensor
+        places.add(place)
     with atomic(path) as temporary:
         try:
             save_file(tensors, temporary, metadata={"mask_classifier": json.dumps(description)})

@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 from safetensors.torch import load_file, save_file
 
 import model
-from core import device, labels
+from core import backbone, device, labels
 from core.errors import UserError
 from model import FactoredHead, MaskClassifier, YearsHead
 from prediction import fold_batch_norms, model_file, tta
@@ -176,6 +176,26 @@ def test_a_saved_model_gives_the_same_answers(tmp_path, architecture, head):
     assert description["epoch"] == 3
     assert description["class_names"] == list(labels.CLASS_NAMES)
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_a_layer_that_a_backbone_uses_twice_is_saved(tmp_path):
+    """CoaT's position encodings are shared by its blocks, so the state names them several times."""
+    model = tiny("coat_tiny", "years", (64, 64))
+    save_model(model, tmp_path / "a.safetensors")
+    again = load_model(tmp_path / "a.safetensors").eval()
+    with torch.inference_mode():
+        assert torch.equal(again(images(2, (64, 64))), model(images(2, (64, 64))))
+
+
+@pytest.mark.parametrize("runs_on_meta", [True, False])
+def test_photos_of_a_size_that_the_backbone_cannot_take_are_refused(monkeypatch, runs_on_meta):
+    """Whether or not the network runs without numbers, on the meta device."""
+    halo = backbone.create_backbone("halonet26t")
+    if not runs_on_meta:
+        monkeypatch.setattr(backbone, "outline", lambda *_: torch.nn.Linear(1, 1))
+    backbone.check_size(halo, "halonet26t", (256, 256))
+    with pytest.raises(UserError, match=r"halonet26t: cannot take photos of 256 x 190.*256 256"):
+        backbone.check_size(halo, "halonet26t", (256, 190))
 
 
 def test_other_weights_may_be_saved_under_the_description(tmp_path):

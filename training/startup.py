@@ -13,7 +13,7 @@ from timm.utils import random_seed
 
 import dataset
 from core import device, metrics
-from core.backbone import backbone_config
+from core.backbone import backbone_config, check_size
 from core.errors import UserError
 from core.extra_photos import certain
 from core.fabric import Fabric, MixedPrecision, Precision, launch_ranks
@@ -165,6 +165,7 @@ def build_model(args, choices: dict, drawn=False, resumed=False) -> MaskClassifi
         **({"framing": choices["framing"]} if choices.get("framing") else {}),
         **({"attribute": args.attribute} if args.attribute else {}),
     )
+    check_size(model.backbone, args.model, choices["resize"], settings.keywords(args.model_kwargs))
     if args.attribute:
         model.head.learn_only(args.attribute)
     weights = "those of its last checkpoint"

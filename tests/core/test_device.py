@@ -139,8 +139,18 @@ def test_a_large_model_is_timed_on_forward_passes_of_one_photo(monkeypatch, seco
     assert timings == passes
 
 
-@pytest.mark.parametrize(("convolutions", "layouts"), [(1, {True}), (2, {True, False})])
-def test_the_layout_is_timed_only_where_there_are_convolutions(monkeypatch, convolutions, layouts):
+@pytest.mark.parametrize(
+    ("convolutions", "stride", "training", "layouts"),
+    [
+        (1, 1, True, {True}),
+        (2, 1, True, {True, False}),
+        (2, 2, True, {False}),  # channels last would break memory there
+        (2, 2, False, {True, False}),
+    ],
+)
+def test_the_layout_is_timed_only_where_there_are_convolutions(
+    monkeypatch, convolutions, stride, training, layouts
+):
     seen = set()
 
     def timed(model, precision, channels_last, *more):
@@ -149,8 +159,8 @@ def test_the_layout_is_timed_only_where_there_are_convolutions(monkeypatch, conv
 
     monkeypatch.setattr(device, "_seconds", timed)
     monkeypatch.setattr(device, "fit", lambda *more: None)
-    model = torch.nn.Sequential(*(torch.nn.Conv2d(3, 3, 1) for _ in range(convolutions)))
-    device.choose(model, "cpu", Asked, training=True, resize=(8, 8))
+    convs = (torch.nn.Conv2d(3, 3, 1, stride) for _ in range(convolutions))
+    device.choose(torch.nn.Sequential(*convs), "cpu", Asked, training, resize=(8, 8))
     assert seen == layouts
 
 
