@@ -84,7 +84,7 @@ def is_transformer(architecture: str) -> bool:
         if hasattr(module, "num_heads") or "Attention" in kind or "LayerScale" in kind:
             return True
         one_group = isinstance(module, nn.GroupNorm) and module.num_groups == 1
-        layer_norms += isinstance(module, nn.LayerNorm) or one_group
+        layer_norms += isinstance(module, nn.LayerNorm) or one_group or "rmsnorm" in kind.lower()
         batch_norms += isinstance(module, nn.modules.batchnorm._BatchNorm)
     return layer_norms > batch_norms
 

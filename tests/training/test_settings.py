@@ -59,7 +59,7 @@ def test_a_flag_beats_config_beats_recipe_beats_default(config):
         ("--model vit_small_patch16_224 --optimizer lamb", ("lamb", 5e-3, 0.02)),
         *(
             (f"--model {name}", ("AdamW", 2e-5, 0.01))
-            for name in ("mvitv2_tiny", "tiny_vit_5m_224")
+            for name in ("mvitv2_tiny", "tiny_vit_5m_224", "convnext_atto_rms")
         ),
         ("--model gcresnet33ts", ("LAMB", 5e-3, 0.02)),
         ("--recipe sample", ("LAMB", 5e-3, 0.02)),
